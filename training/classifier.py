@@ -1,0 +1,61 @@
+"""Stage 1's network: encoder, 1×1 head, global average pooling (thesis §4.3.1). Gives class maps and logits; knows no loss."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from .encoder import Encoder
+
+
+@dataclass(frozen=True)
+class ClassifierConfig:
+    """What the network is; saved with its weights.
+
+    Attributes:
+        encoder: timm name.
+        stages: feature stages the head reads. One is the thesis; several are brought to the finest grid and concatenated (§6.2.1).
+    """
+
+    encoder: str
+    stages: tuple[int, ...]
+    num_classes: int
+
+
+class Classifier(nn.Module):
+    """(B, 3, H, W) normalized → class maps A = Wᵀf (B, C, h, w), without bias, and logits (B, C)."""
+
+    def __init__(self, config: ClassifierConfig, pretrained: bool = False, weights: Path | None = None) -> None:
+        super().__init__()
+        self.config = config
+        self.encoder = Encoder(config.encoder, config.stages, pretrained, weights)
+        self.head = nn.Conv2d(sum(self.encoder.channels), config.num_classes, 1)
+        # One stage's scale must not drown another's where several are fused.
+        self.norms = nn.ModuleList(nn.GroupNorm(1, c) if len(config.stages) > 1 else nn.Identity() for c in self.encoder.channels)
+
+    @property
+    def cell_px(self) -> int:
+        """Input pixels per CAM cell."""
+        return self.encoder.strides[0]
+
+    def features(self, images: Tensor) -> Tensor:
+        """The feature map f that CAMs and the contrastive loss read: (B, D, h, w)."""
+        stages = [norm(feature) for norm, feature in zip(self.norms, self.encoder(images), strict=True)]
+        size = stages[0].shape[2:]
+        finest, *coarser = stages
+        aligned = [functional.interpolate(stage, size=size, mode="bilinear", align_corners=False) for stage in coarser]
+        return torch.cat([finest, *aligned], dim=1) if aligned else finest
+
+    def classify(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        """Features → (class maps without bias, logits with it)."""
+        class_maps = functional.conv2d(features, self.head.weight)
+        bias = self.head.bias
+        assert bias is not None  # nn.Conv2d's default
+        return class_maps, class_maps.mean(dim=(2, 3)) + bias
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        return self.classify(self.features(images))

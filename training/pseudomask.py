@@ -1,0 +1,70 @@
+"""Stage 1's CAMs written as pseudo-masks for stage 2 (thesis eq. 4.9). Uses image-level labels to gate; never opens a mask."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional
+from torch.utils.data import DataLoader
+
+from serving.contract import TissueTask
+
+from .cam import gate_by_labels, labels_from_cam, normalize_cam
+from .classifier import Classifier
+from .encoder import normalize
+from .patch_dataset import PatchDataset, PatchSample
+
+
+def write_pseudo_masks(network: Classifier, samples: Sequence[PatchSample], task: TissueTask, folder: Path) -> list[PatchSample]:
+    """Write one palette PNG per patch and return the samples with these as targets.
+
+    Args:
+        folder: made if absent; gets `<image stem>.png` and `provenance.json`.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    loader = DataLoader(PatchDataset(samples, task, augmentation=None, seed=0), batch_size=16)
+    targets: list[PatchSample] = []
+    network.eval()
+    for batch in loader:
+        for labels in pseudo_masks(network, batch, task).numpy().astype(np.uint8):
+            sample = samples[len(targets)]
+            path = folder / f"{sample.image.stem}.png"
+            write_palette_png(path, labels, task)
+            targets.append(PatchSample(sample.image, sample.labels, path))
+    method = {
+        "equation": "4.9",
+        "encoder": network.config.encoder,
+        "stages": network.config.stages,
+        "gate": "image-level labels",
+        "flips": True,
+    }
+    (folder / "provenance.json").write_text(json.dumps({"patches": len(targets), "task": task.name} | method, indent=2) + "\n")
+    return targets
+
+
+@torch.no_grad()
+def pseudo_masks(network: Classifier, batch: dict[str, Tensor], task: TissueTask) -> Tensor:
+    """Eq. 4.9: int64 (B, H, W) of 0…C. CAMs of both flips averaged, gated by the image label, upsampled, then the background cut out."""
+    images = normalize(batch["image"], task.normalization.mean, task.normalization.std)
+    class_maps, logits = network(images)
+    flipped_maps, flipped_logits = network(images.flip(3))
+    cam = normalize_cam((class_maps + flipped_maps.flip(3)) / 2)
+    gated = gate_by_labels(cam, batch["labels"])
+    full = functional.interpolate(gated, size=images.shape[2:], mode="bilinear", align_corners=False)
+    labels = labels_from_cam(full, batch["labels"], (logits + flipped_logits) / 2)
+    return labels * (~batch["background"]).long()
+
+
+def write_palette_png(path: Path, labels: npt.NDArray[np.uint8], task: TissueTask) -> None:
+    """Labels 0…C as a palette PNG in the task's colors, background white."""
+    image = Image.fromarray(labels)
+    colors = [(255, 255, 255), *(tissue.color for tissue in task.classes)]
+    image.putpalette([channel for color in colors for channel in color])
+    image.save(path)

@@ -1,0 +1,56 @@
+"""The pseudo-supervised contrastive loss over feature vectors (thesis eq. 4.7, 4.8). Knows vectors and labels, no network."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from . import torchvision_schemas  # noqa: F401  must precede pytorch_metric_learning's optional imports
+from .cam import IGNORE
+
+from pytorch_metric_learning.losses import SupConLoss  # isort: skip
+
+
+class PsclLoss(nn.Module):
+    """SupCon with cosine similarity over the kept vectors of the whole batch, averaged over the anchors with a positive.
+
+    pytorch-metric-learning's SupConLoss is what the thesis used; its default reducer averages the non-zero terms.
+    The cost is quadratic in the number of vectors: above `max_vectors` a seeded draw keeps the same number of each class.
+    """
+
+    def __init__(self, temperature: float = 0.1, max_vectors: int = 4096, seed: int = 0) -> None:
+        super().__init__()
+        self.supcon = SupConLoss(temperature=temperature)
+        self.max_vectors = max_vectors
+        self.generator = torch.Generator().manual_seed(seed)
+
+    def forward(self, features: Tensor, labels: Tensor) -> Tensor:
+        """Scalar loss; 0 (with a gradient path) where no vector has a positive.
+
+        Args:
+            features: (B, D, h, w).
+            labels: int64 (B, h, w), IGNORE = left out (eq. 4.7).
+        """
+        kept = labels != IGNORE
+        vectors = features.permute(0, 2, 3, 1)[kept]  # (N, D)
+        classes = labels[kept]
+        if len(classes) > self.max_vectors:
+            chosen = draw_balanced(classes, self.max_vectors, self.generator)
+            vectors, classes = vectors[chosen], classes[chosen]
+        if len(classes) < 2:
+            return features.sum() * 0
+        loss: Tensor = self.supcon(vectors, classes)
+        return loss
+
+
+def draw_balanced(classes: Tensor, count: int, generator: torch.Generator) -> Tensor:
+    """Indices of at most `count` vectors, as equal a number of each class as there are (int64 (n,))."""
+    shuffled = torch.randperm(len(classes), generator=generator).to(classes.device)
+    permuted = classes[shuffled]
+    # Rank of each vector within its class; taking the lowest ranks first fills all classes evenly.
+    order = torch.argsort(permuted, stable=True)
+    sorted_classes = permuted[order]
+    first = torch.searchsorted(sorted_classes, sorted_classes)
+    rank = torch.empty_like(order)
+    rank[order] = torch.arange(len(classes), device=classes.device) - first
+    return shuffled[torch.argsort(rank, stable=True)[:count]]
