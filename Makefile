@@ -1,0 +1,42 @@
+# setup  both environments: .venv (ours) and .triton (the embedded server's own, numpy < 2)
+# demo   the whole way on generated tissue; check  linters and types; test  every test there is on this machine
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: setup demo test check unit clean
+
+setup: .venv/.done .triton/.done
+
+# torchvision would pull a CUDA build of torch: where a CPU build of torch 2.13.0 is at hand, installing it first keeps that one.
+.venv/.done: pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --upgrade pip
+	$(BIN)/pip install --quiet torch==2.13.0
+	$(BIN)/pip install --quiet --editable '.[client,train,export,serve,bench]' --group dev
+	touch $@
+
+# pytriton's own dependencies pin an older client; of the wheel only Triton's binaries are used.
+.triton/.done: serving/embedded-requirements.txt
+	$(PYTHON) -m venv .triton
+	.triton/bin/pip install --quiet --upgrade pip
+	.triton/bin/pip install --quiet --no-deps nvidia-pytriton==0.7.0
+	.triton/bin/pip install --quiet --requirement serving/embedded-requirements.txt
+	touch $@
+
+demo: setup
+	$(BIN)/histoserve demo
+
+check: setup
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+unit: setup
+	$(BIN)/pytest -m "not triton and not install"
+
+test: setup
+	$(BIN)/pytest
+
+clean:
+	rm -rf demo out .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

@@ -1,0 +1,44 @@
+"""Which command, versions and checkpoint made a release. Plain values; no path of the exporting machine gets into it."""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+import importlib.metadata
+import platform
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from training.checkpoint import Checkpoint
+
+_PACKAGES = ("histoserve", "torch", "timm", "onnx", "onnxscript", "onnxruntime", "numpy")
+
+
+def provenance(path: Path, checkpoint: Checkpoint, arguments: Sequence[str], tiles: str) -> dict[str, Any]:
+    """What `release.json` says about the origin.
+
+    Args:
+        path: the checkpoint's file.
+        arguments: the command's arguments.
+        tiles: which tiles parity was measured on, in words.
+    """
+    return {
+        "checkpoint": {"file": path.name, "sha256": sha256(path)},
+        "training": checkpoint.provenance,
+        "command": ["histoserve", "export", *(_portable(argument) for argument in arguments)],
+        "parity_tiles": tiles,
+        "versions": {"python": platform.python_version(), **{name: importlib.metadata.version(name) for name in _PACKAGES}},
+        "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+    }
+
+
+def sha256(path: Path) -> str:
+    """The digest of a file."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _portable(argument: str) -> str:
+    """Absolute paths shrink to their last part: releases travel into images and repositories."""
+    return Path(argument).name if Path(argument).is_absolute() else argument

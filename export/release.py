@@ -1,0 +1,106 @@
+"""Writes the model folders of one release, complete, into a folder that nobody serves. Knows no repository and no entry of callers."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+
+import serving
+from serving.canary import CANARY_FILE
+from serving.check import VERSION
+from serving.contract import TissueTask
+from serving.modelconfig import ONNX_FILE, PYTHON_FILE, EnsembleConfig, ModelConfig, write_config
+
+from .canary import canary_arrays
+from .graphs import KindGraphs
+from .layout import KindLayout, background_config, kind_layout
+from .parity import write_reports
+
+RELEASE_FILE = "release.json"
+PARITY_FILE = "parity.json"
+
+
+@dataclass(frozen=True)
+class Draft:
+    """Everything a release is made of, before it has a number.
+
+    Attributes:
+        canary: uint8 (2, tile_px, tile_px, 3).
+        provenance: plain values for `release.json`.
+    """
+
+    task: TissueTask
+    method: str
+    graphs: tuple[KindGraphs, ...]
+    canary: npt.NDArray[np.uint8]
+    provenance: Mapping[str, Any]
+
+
+def write_release(folder: Path, prefix: str, draft: Draft) -> tuple[str, ...]:
+    """Write every model of the release; their names, with the frozen ensembles last."""
+    layouts = [kind_layout(prefix, graphs.kind, draft.task, draft.method, graphs.cell_px) for graphs in draft.graphs]
+    models, digests = [], {}
+    background = background_config(prefix, draft.task)
+    if background is not None:
+        models.append(_write_background(folder, background))
+    for layout, graphs in zip(layouts, draft.graphs, strict=True):
+        for config, graph in ((layout.net, graphs.net), (layout.labels, graphs.labels)):
+            if config is not None and graph is not None:
+                digests[config.name] = _write_graph(folder, config, graph)
+                models.append(config.name)
+        models.append(write_ensemble(folder, layout.slide))
+    models += [layout.frozen.name for layout in layouts]
+    notes = {"release": prefix, "models": models, "sha256": digests, **draft.provenance}
+    for layout, graphs in zip(layouts, draft.graphs, strict=True):
+        _write_frozen(folder, layout, graphs, draft, notes)
+    return tuple(models)
+
+
+def write_ensemble(folder: Path, config: EnsembleConfig) -> str:
+    """An ensemble's folder; git keeps no empty version folder and Triton 2.51 refuses an ensemble without one."""
+    version = folder / config.name / VERSION
+    version.mkdir(parents=True)
+    (version / ".gitkeep").touch()
+    write_config(folder / config.name, config)
+    return config.name
+
+
+def _write_frozen(folder: Path, layout: KindLayout, graphs: KindGraphs, draft: Draft, notes: Mapping[str, Any]) -> None:
+    frozen = folder / write_ensemble(folder, layout.frozen)
+    arrays: dict[str, Any] = dict(canary_arrays(graphs, draft.task.background, draft.canary))
+    np.savez_compressed(frozen / CANARY_FILE, **arrays)
+    (frozen / PARITY_FILE).write_text(write_reports(graphs.reports), encoding="utf-8")
+    (frozen / RELEASE_FILE).write_text(json.dumps(notes, indent=2) + "\n", encoding="utf-8")
+
+
+def _write_graph(folder: Path, config: ModelConfig, graph: onnx.ModelProto) -> str:
+    """The model's folder; the SHA-256 of its file."""
+    version = folder / config.name / VERSION
+    version.mkdir(parents=True)
+    content = graph.SerializeToString(deterministic=True)
+    (version / ONNX_FILE).write_bytes(content)
+    write_config(folder / config.name, config)
+    return hashlib.sha256(content).hexdigest()
+
+
+def _write_background(folder: Path, config: ModelConfig) -> str:
+    """The python step and a copy of the numpy rule it imports, so that a release keeps its rule and needs no histoserve beside the server."""
+    version = folder / config.name / VERSION
+    version.mkdir(parents=True)
+    sources = Path(serving.__file__).parent
+    shutil.copyfile(sources / "steps" / "background.py", version / PYTHON_FILE)
+    package = version / serving.__name__
+    package.mkdir()
+    (package / "__init__.py").touch()
+    shutil.copyfile(sources / "background.py", package / "background.py")
+    write_config(folder / config.name, config)
+    return config.name

@@ -1,0 +1,98 @@
+"""Asks a ready server for the tiles whose answers the release was exported with, and compares values. Starts nothing."""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import tritonclient.grpc as grpcclient
+from tritonclient.utils import InferenceServerException, np_to_triton_dtype
+
+from .check import parse_contract
+from .contract import PROBABILITIES, TILE
+from .errors import CanaryError
+from .modelconfig import Config, EnsembleConfig
+
+CANARY_FILE = "canary.npz"  # beside the frozen ensemble's config.pbtxt: TILE and every output
+MIN_AGREEMENT = 0.999  # of the elements of a uint8 output
+MAX_LEVELS = 1  # of 255, PROBABILITIES: another engine may round the other way
+MAX_FLOAT_ERROR = 1e-3
+_REMEDY = "export the model again, or run make setup again where only the server's environment changed"
+
+Arrays = dict[str, npt.NDArray[Any]]
+
+
+def canary_models(configs: Iterable[Config]) -> list[str]:
+    """The served ensembles to ask: each frozen release; the entries and the slide models hold the same steps (see `check`)."""
+    contracts = ((config.name, parse_contract(config)) for config in configs if isinstance(config, EnsembleConfig))
+    return [name for name, contract in contracts if contract is not None and contract.release == name]
+
+
+def run_canary(client: grpcclient.InferenceServerClient, repository: Path, model: str) -> None:
+    """Compare a served release with its own record.
+
+    Raises:
+        CanaryError: no record, no answer, or wrong values.
+    """
+    expected = read_canary(repository / model / CANARY_FILE)
+    served = ask(client, model, expected.pop(TILE), tuple(expected))
+    for name, values in expected.items():
+        compare(model, name, values, served[name])
+
+
+def read_canary(path: Path) -> Arrays:
+    """TILE and the expected outputs."""
+    try:
+        with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
+            arrays = dict(archive)
+    except FileNotFoundError:
+        raise CanaryError(f"{path}: expected the record that an export writes, found none: export the model again") from None
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise CanaryError(f"{path}: expected the record that an export writes, cannot read it ({error}): export the model again") from error
+    if TILE not in arrays or len(arrays) < 2:
+        raise CanaryError(f"{path}: expected {TILE} and the outputs, got {sorted(arrays)}: export the model again")
+    return arrays
+
+
+def ask(client: grpcclient.InferenceServerClient, model: str, tiles: npt.NDArray[Any], outputs: tuple[str, ...]) -> Arrays:
+    """One request for the named outputs."""
+    tile_input = grpcclient.InferInput(TILE, list(tiles.shape), np_to_triton_dtype(tiles.dtype))
+    tile_input.set_data_from_numpy(tiles)
+    wanted = [grpcclient.InferRequestedOutput(name) for name in outputs]
+    try:
+        answer = client.infer(model, [tile_input], outputs=wanted)
+    except InferenceServerException as error:
+        raise CanaryError(f"model {model!r}: the canary's request failed: {error.message()}: {_REMEDY}") from error
+    return {name: answer.as_numpy(name) for name in outputs}
+
+
+def compare(model: str, name: str, expected: npt.NDArray[Any], served: npt.NDArray[Any] | None) -> None:
+    """One output against its record.
+
+    Raises:
+        CanaryError: another shape or type, or values apart by more than engines differ.
+    """
+    if served is None or (served.shape, served.dtype) != (expected.shape, expected.dtype):
+        got = "nothing" if served is None else f"{served.dtype} {served.shape}"
+        raise CanaryError(f"model {model!r}: canary expected {name} as {expected.dtype} {expected.shape}, the server gave {got}: {_REMEDY}")
+    fault = _float_fault(expected, served) if expected.dtype.kind == "f" else _level_fault(name, expected, served)
+    if fault:
+        raise CanaryError(f"model {model!r}: the server answers wrong values: {name} {fault}: {_REMEDY}")
+
+
+def _float_fault(expected: npt.NDArray[Any], served: npt.NDArray[Any]) -> str:
+    worst = float(np.max(np.abs(expected.astype(np.float64) - served.astype(np.float64))))
+    return "" if worst <= MAX_FLOAT_ERROR else f"expected within {MAX_FLOAT_ERROR}, differs by up to {worst:.4g}"  # NaN is a fault
+
+
+def _level_fault(name: str, expected: npt.NDArray[Any], served: npt.NDArray[Any]) -> str:
+    """LABELS must be equal nearly everywhere; PROBABILITIES within a level everywhere, since rounding is not the network."""
+    apart = np.abs(expected.astype(np.int64) - served.astype(np.int64))
+    if name == PROBABILITIES:
+        return "" if apart.max() <= MAX_LEVELS else f"expected within {MAX_LEVELS} level of 255, differs by up to {apart.max()}"
+    agreement = float(np.mean(apart == 0))
+    return "" if agreement >= MIN_AGREEMENT else f"expected to agree on {MIN_AGREEMENT:.1%} of the elements, agrees on {agreement:.2%}"

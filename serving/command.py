@@ -1,0 +1,28 @@
+"""How a command of histoserve ends: known errors as one line on stderr and an exit code. Knows no command."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+
+FAILED = 1
+INTERRUPTED = 130  # 128 + SIGINT, what shells expect
+
+
+def run(program: str, call: Callable[[], int], known: tuple[type[Exception], ...]) -> int:
+    """Run a command's body; an unknown error keeps its traceback, since it is our bug.
+
+    Args:
+        program: what starts the line, e.g. "histoserve serve".
+        call: the command; returns its exit code.
+        known: errors whose message tells the user everything.
+    """
+    try:
+        return call()
+    except known as error:
+        message = " ".join(str(error).split("\n")).strip() or type(error).__name__
+        print(f"{program}: {message}", file=sys.stderr)
+        return FAILED
+    except KeyboardInterrupt:
+        print(f"{program}: interrupted", file=sys.stderr)
+        return INTERRUPTED

@@ -1,0 +1,69 @@
+"""The tiles parity is measured on: from a folder, or generated for the demo, or a clear refusal."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from export.canary import canary_tiles
+from export.errors import TilesError
+from export.tiles import parity_tiles, read_tiles
+from tests.export.networks import DEMO, tissue_like
+
+
+def write_images(folder: Path, count: int, side_px: int = 224) -> Path:
+    for index in range(count):
+        Image.fromarray(np.full((side_px, side_px, 3), index, dtype=np.uint8)).save(folder / f"{index:02}.png")
+    return folder
+
+
+def test_tiles_are_spread_over_the_folder(tmp_path: Path) -> None:
+    tiles = read_tiles(write_images(tmp_path, 31), 224)
+    assert tiles.dtype == np.uint8
+    assert tiles.shape == (16, 224, 224, 3)
+    assert tiles[:, 0, 0, 0].tolist() == list(range(0, 31, 2))
+
+
+def test_larger_images_give_their_center(tmp_path: Path) -> None:
+    image = np.zeros((300, 260, 3), dtype=np.uint8)
+    image[38, 18] = image[38 + 223, 18 + 223] = 255
+    for index in range(8):
+        Image.fromarray(image).save(tmp_path / f"{index}.png")
+    tiles = read_tiles(tmp_path, 224)
+    assert tiles.shape == (8, 224, 224, 3)
+    assert tiles[0, 0, 0].tolist() == tiles[0, -1, -1].tolist() == [255, 255, 255]
+
+
+def test_folders_that_do_not_serve_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(TilesError, match="expected a folder of tile images, found none"):
+        read_tiles(tmp_path / "nowhere", 224)
+    with pytest.raises(TilesError, match=r"at least 8 images .* found 7"):
+        read_tiles(write_images(tmp_path, 7), 224)
+    write_images(tmp_path, 8, side_px=100)
+    with pytest.raises(TilesError, match="at least 224×224 px, got 100×100"):
+        read_tiles(tmp_path, 224)
+    (tmp_path / "00.png").write_text("no image")
+    with pytest.raises(TilesError, match=r"00\.png: expected an image"):
+        read_tiles(tmp_path, 224)
+
+
+def test_only_the_demo_generates_its_tiles() -> None:
+    tiles = parity_tiles(DEMO, None)
+    assert tiles.dtype == np.uint8
+    assert tiles.shape == (8, 224, 224, 3)
+    assert len({tile.tobytes() for tile in tiles}) == 8
+    np.testing.assert_array_equal(tiles, parity_tiles(DEMO, None))
+    with pytest.raises(TilesError, match=r"task 'bcss': .*--tiles"):
+        parity_tiles(dataclasses.replace(DEMO, name="bcss"), None)
+
+
+def test_the_canary_has_glass_in_one_corner_only() -> None:
+    tiles = tissue_like(3)
+    canary = canary_tiles(tiles)
+    np.testing.assert_array_equal(canary[0], tiles[0])
+    assert (canary[1, :112, :112] == 255).all()
+    np.testing.assert_array_equal(canary[1, 112:], tiles[1, 112:])
