@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 from PIL import Image
 
 from clients.omezarr import LabelImage, read_label
@@ -147,7 +148,7 @@ def evaluate_colors(patches: Path, slide: Path, like: LabelImage) -> dict[str, E
     return evaluations
 
 
-def _read_whole(slide: Path) -> np.ndarray:
+def _read_whole(slide: Path) -> npt.NDArray[np.uint8]:
     """The generated slide's level 0; it is small by construction."""
     with open_slide(slide) as reader:
         return reader.read_l0(0, 0, reader.width_l0, reader.height_l0)

@@ -59,5 +59,3 @@ def read_truth(path: Path, label: LabelImage) -> npt.NDArray[np.uint8]:
     if truth.max(initial=0) > len(label.class_names):
         raise EvaluationError(f"{path}: expected labels 0…{len(label.class_names)}, got up to {truth.max()}")
     return truth.astype(np.uint8)
-
-

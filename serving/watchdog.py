@@ -27,13 +27,12 @@ POLL_S = 0.5
 _SHM = Path("/dev/shm")
 _PR_SET_PDEATHSIG = 1
 
-
 _asked_to_stop: list[int] = []  # signals; a handler must not do more than note them
 
 
 def watch(server: subprocess.Popen[bytes], parent: int) -> None:
     """Return when the server ended or nobody wants it anymore."""
-    while server.poll() is None and not _asked_to_stop:
+    while server.poll() is None and not _asked_to_stop and os.getppid() == parent:
         readable, _, _ = select.select([sys.stdin], [], [], POLL_S)
         if readable and not os.read(sys.stdin.fileno(), 1):
             return

@@ -21,7 +21,9 @@ def test_pscl_agrees_with_a_loop_over_equation_4_8(dtype: torch.dtype, temperatu
     torch.testing.assert_close(PsclLoss(temperature)(features, labels).double(), torch.tensor(expected).double(), rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("labels", [torch.full((1, 2, 2), IGNORE), torch.tensor([[[0, 1], [2, 3]]]), torch.tensor([[[0, IGNORE], [IGNORE, IGNORE]]])])
+@pytest.mark.parametrize(
+    "labels", [torch.full((1, 2, 2), IGNORE), torch.tensor([[[0, 1], [2, 3]]]), torch.tensor([[[0, IGNORE], [IGNORE, IGNORE]]])]
+)
 def test_pscl_is_zero_and_differentiable_where_no_vector_has_a_positive(labels: torch.Tensor) -> None:
     features = torch.randn(1, 4, 2, 2, requires_grad=True)
     loss = PsclLoss()(features, labels)

@@ -29,8 +29,8 @@ def test_booleans_lists_and_tables_become_flags(tmp_path: Path) -> None:
 
 
 def test_recipe_errors(tmp_path: Path) -> None:
-    with pytest.raises(RecipeError, match="absent.toml: expected a TOML file"):
+    with pytest.raises(RecipeError, match=r"absent\.toml: expected a TOML file"):
         expand_recipes(["@absent.toml"])
     (tmp_path / "bad.toml").write_text("= 3")
-    with pytest.raises(RecipeError, match="bad.toml: expected TOML"):
+    with pytest.raises(RecipeError, match=r"bad\.toml: expected TOML"):
         expand_recipes([f"@{tmp_path / 'bad.toml'}"])
