@@ -151,7 +151,7 @@ def evaluate_colors(patches: Path, slide: Path, like: LabelImage) -> dict[str, E
 def _read_whole(slide: Path) -> npt.NDArray[np.uint8]:
     """The generated slide's level 0; it is small by construction."""
     with open_slide(slide) as reader:
-        return reader.read_l0(0, 0, reader.width_l0, reader.height_l0)
+        return reader.read(0, 0, 0, reader.width_l0, reader.height_l0)
 
 
 def _figures(evaluation: Evaluation) -> dict[str, object]:

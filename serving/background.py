@@ -23,7 +23,11 @@ def background_mask(rgb: npt.NDArray[np.uint8], gray_above: int, min_size_px: in
     Args:
         rgb: uint8 (H, W, 3).
     """
-    bright = to_gray(rgb) > gray_above
+    return keep_large(to_gray(rgb) > gray_above, min_size_px)
+
+
+def keep_large(bright: npt.NDArray[np.bool_], min_size_px: int) -> npt.NDArray[np.bool_]:
+    """Drop the 4-connected components of fewer than `min_size_px` pixels from a mask (H, W)."""
     if min_size_px <= 1 or not bright.any():
         return bright
     components, _ = ndimage.label(bright)  # default structure: connectivity 1

@@ -1,0 +1,179 @@
+"""Tiles to a served model and back, a bounded number of batches in flight. The only module that imports tritonclient."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, wait
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Generic, Self, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+import tritonclient.grpc as grpcclient
+from tritonclient.utils import InferenceServerException
+
+from serving.contract import CAM, PROBABILITIES, SCORES, TILE, Contract, ContractError
+
+from .errors import ServerError
+
+Tag = TypeVar("Tag")
+Outputs = dict[str, npt.NDArray[Any]]
+
+SLIDE_OUTPUTS = {"segment": (PROBABILITIES,), "cam": (CAM, SCORES)}
+# A list of arguments replaces tritonclient's defaults, and with them its message sizes (research: serving.md §1.8).
+CHANNEL_ARGS = [
+    ("grpc.max_send_message_length", -1),
+    ("grpc.max_receive_message_length", -1),
+    ("grpc.max_reconnect_backoff_ms", 2_000),
+    ("grpc.enable_http_proxy", 0),
+]
+_CONNECT_S = 10.0
+_RETRY_WAITS_S = (0.25, 0.5, 1, 2, 4, 8, 8, 8, 8, 8)  # a server that restarts is back within these
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class _Sent(Generic[Tag]):
+    tag: Tag
+    tiles: npt.NDArray[np.uint8]
+    answer: Future[Outputs]
+
+
+class TileClient:
+    """Calls one served model; a context manager. What the model is, it learns from the server's contract and from nowhere else.
+
+    Requests carry no deadline and are never canceled: Triton before 2.53 can crash on either (research: serving.md §1.0).
+
+    Args:
+        address: of the server's gRPC, "host:port".
+        model: the callers' entry, e.g. "demo_segment".
+
+    Raises:
+        ServerError: nothing answers there, or the model is not served or not ours.
+    """
+
+    def __init__(self, address: str, model: str) -> None:
+        self.address = address
+        self.model = model
+        self._client = grpcclient.InferenceServerClient(address, channel_args=CHANNEL_ARGS)
+        try:
+            self.max_batch, self.contract = self._read_contract()
+        except BaseException:
+            self._client.close()
+            raise
+
+    def close(self) -> None:
+        self._client.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def stream(self, batches: Iterable[tuple[Tag, npt.NDArray[np.uint8]]], in_flight: int) -> Iterator[tuple[Tag, Outputs]]:
+        """Send tiles to the release's slide model and give the answers in the order of the batches.
+
+        Args:
+            batches: a tag, which comes back as it is, and uint8 tiles (n, tile_px, tile_px, 3), n ≤ `max_batch`.
+            in_flight: batches that may be on the way at a time; the next is asked for only when there is room.
+
+        Raises:
+            ServerError: the server refuses a batch, or stays away for half a minute.
+        """
+        waiting: deque[_Sent[Tag]] = deque()
+        try:
+            for tag, tiles in batches:
+                waiting.append(_Sent(tag, tiles, self._send(tiles)))
+                if len(waiting) >= in_flight:
+                    first = waiting.popleft()
+                    yield first.tag, self._receive(first)
+            while waiting:
+                first = waiting.popleft()
+                yield first.tag, self._receive(first)
+        finally:
+            wait([sent.answer for sent in waiting])  # closing the channel would cancel them
+
+    def _send(self, tiles: npt.NDArray[np.uint8]) -> Future[Outputs]:
+        tile = grpcclient.InferInput(TILE, tiles.shape, "UINT8")
+        tile.set_data_from_numpy(np.ascontiguousarray(tiles))
+        names = SLIDE_OUTPUTS[self.contract.kind]
+        answer: Future[Outputs] = Future()
+
+        def finish(result: grpcclient.InferResult | None, error: InferenceServerException | None) -> None:
+            if error is not None or result is None:
+                answer.set_exception(error or InferenceServerException("no result"))
+            else:
+                answer.set_result({name: result.as_numpy(name) for name in names})
+
+        outputs = [grpcclient.InferRequestedOutput(name) for name in names]
+        self._client.async_infer(self.contract.slide_model, [tile], finish, outputs=outputs)
+        return answer
+
+    def _receive(self, sent: _Sent[Tag]) -> Outputs:
+        answer = sent.answer
+        for wait_s in (*_RETRY_WAITS_S, None):
+            try:
+                return self._check(answer.result(), len(sent.tiles))
+            except InferenceServerException as error:
+                if wait_s is None or not _is_temporary(error):
+                    raise ServerError(f"{self.address}: model {self.contract.slide_model!r} failed on a batch: {_reason(error)}") from error
+                _log.warning("%s: %s; the batch is sent again in %.3g s", self.address, _reason(error), wait_s)
+                time.sleep(wait_s)
+                answer = self._send(sent.tiles)
+        raise AssertionError("unreachable: the last try returns or raises")
+
+    def _check(self, outputs: Outputs, count: int) -> Outputs:
+        """Refuse an answer of a shape that the contract does not promise: a stub with the wrong numpy sends such."""
+        grid, classes = self.contract.grid_cells, len(self.contract.task.classes)
+        expected = {
+            PROBABILITIES: (count, classes + 1, grid, grid),
+            CAM: (count, classes, grid, grid),
+            SCORES: (count, classes),
+        }
+        for name, values in outputs.items():
+            if values is None or values.shape != expected[name]:
+                came = "none" if values is None else values.shape
+                raise ServerError(
+                    f"{self.address}: model {self.contract.slide_model!r}: expected {name} of shape {expected[name]}, got {came}"
+                )
+        return outputs
+
+    def _read_contract(self) -> tuple[int, Contract]:
+        try:
+            self._wait_live()
+            config = self._client.get_model_config(self.model, client_timeout=_CONNECT_S).config
+        except InferenceServerException as error:
+            if _is_temporary(error):
+                raise ServerError(
+                    f"{self.address}: expected a Triton server, none answers ({_reason(error)}): start one with "
+                    "`histoserve serve`, or leave out --server"
+                ) from error
+            raise ServerError(
+                f"{self.address}: expected the model {self.model!r}, the server has none ready: {_reason(error)}: "
+                "check --model, or serve it with `histoserve serve --model`"
+            ) from error
+        try:
+            return config.max_batch_size, Contract.from_parameters({key: value.string_value for key, value in config.parameters.items()})
+        except ContractError as error:
+            raise ServerError(f"{self.address}: model {self.model!r}: {error}") from error
+
+    def _wait_live(self) -> None:
+        """One question with a deadline: an address that swallows packets must not hang the command."""
+        if not self._client.is_server_live(client_timeout=_CONNECT_S):
+            raise ServerError(f"{self.address}: the server answers that it is not live: look at its log")
+
+
+def _is_temporary(error: InferenceServerException) -> bool:
+    """A full queue or a lost connection; Triton tells of a restricted protocol with the same code."""
+    status = str(error.status() or "")
+    is_away = "UNAVAILABLE" in status or "DEADLINE_EXCEEDED" in status
+    return is_away and "restricted" not in (error.message() or "")
+
+
+def _reason(error: InferenceServerException) -> str:
+    return " ".join((error.message() or str(error)).split())

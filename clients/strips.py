@@ -1,0 +1,140 @@
+"""Rows of cells into strips of labels: background rule with its halo, upsampling with a one-cell halo, argmax. Knows no tiles and no server."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+
+import numpy as np
+import numpy.typing as npt
+
+from serving.background import area_fraction, keep_large
+from serving.contract import Contract
+from serving.probabilities import add_background, labels_from_levels, quantize, upsample
+
+from .blend import CellRows
+
+_CHUNK_C = 32  # rows of cells upsampled at a time: the upsampled evidence of a whole strip would be gigabytes
+
+
+class StripMaker:
+    """Takes finished cell rows in order and gives label strips as soon as everything that decides them is there.
+
+    The background rule drops bright components below `min_size_px` pixels. Such a component spans fewer rows than it has pixels,
+    so a halo of that many rows makes every strip exactly what the rule says of the whole slide.
+
+    Args:
+        height_c: cells down the slide.
+        strip_px: rows of a strip; a multiple of the contract's cell.
+    """
+
+    def __init__(self, contract: Contract, height_c: int, strip_px: int) -> None:
+        self.contract = contract
+        self.height_c = height_c
+        self.strip_c = strip_px // contract.cell_px
+        rule = contract.task.background
+        self._min_size_px = rule.min_size_px if rule else 0
+        self._halo_c = -(-self._min_size_px // contract.cell_px) + 1  # the rule's, and one cell for the upsampling
+        self._next_c = 0  # first row of the next strip
+        self._rows = _RowBuffer(contract.cell_px)
+
+    def add(self, rows: CellRows) -> Iterator[npt.NDArray[np.uint8]]:
+        """Take the next rows; give the strips they complete, uint8 (rows, width_c·cell_px)."""
+        self._rows.append(rows)
+        while self._next_c < self.height_c and self._rows.end_c >= min(self._strip_end_c() + self._halo_c, self.height_c):
+            yield self._make_strip()
+
+    def _strip_end_c(self) -> int:
+        return min(self._next_c + self.strip_c, self.height_c)
+
+    def _make_strip(self) -> npt.NDArray[np.uint8]:
+        start_c, end_c = self._next_c, self._strip_end_c()
+        low_c, high_c = max(0, start_c - 1), min(self.height_c, end_c + 1)  # with the upsampling's halo
+        evidence, covered, background = self._window(low_c, high_c)
+        decide = _segment_labels if self.contract.kind == "segment" else _cam_labels
+        labels = decide(evidence, covered, background, self.contract.cell_px, start_c - low_c, end_c - low_c)
+        self._next_c = end_c
+        self._rows.drop_above(max(0, end_c - self._halo_c))
+        return labels
+
+    def _window(self, low_c: int, high_c: int) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
+        """Evidence, coverage and background pixels of some rows of cells."""
+        cell_px = self.contract.cell_px
+        first_c, last_c = max(0, low_c - self._halo_c + 1), min(self.height_c, high_c + self._halo_c - 1)
+        part = self._rows.between(first_c, last_c)
+        inner = slice(low_c - first_c, high_c - first_c)
+        inner_px = slice(inner.start * cell_px, inner.stop * cell_px)
+        if self.contract.task.background is None:
+            background = np.zeros_like(part.bright[inner_px])
+        else:
+            background = keep_large(part.bright, self._min_size_px)[inner_px]
+        return part.evidence[:, inner], part.covered[inner], background
+
+
+class _RowBuffer:
+    """Consecutive cell rows of the slide as they came; the topmost are dropped when no longer needed."""
+
+    def __init__(self, cell_px: int) -> None:
+        self.end_c = 0
+        self._cell_px = cell_px
+        self._parts: deque[CellRows] = deque()
+        self._start_c = 0
+
+    def append(self, rows: CellRows) -> None:
+        self._parts.append(rows)
+        self.end_c += len(rows.covered)
+
+    def between(self, first_c: int, last_c: int) -> CellRows:
+        whole = CellRows(
+            np.concatenate([part.evidence for part in self._parts], axis=1),
+            np.concatenate([part.covered for part in self._parts]),
+            np.concatenate([part.bright for part in self._parts]),
+        )
+        low, high = first_c - self._start_c, last_c - self._start_c
+        pixels = slice(low * self._cell_px, high * self._cell_px)
+        return CellRows(whole.evidence[:, low:high], whole.covered[low:high], whole.bright[pixels])
+
+    def drop_above(self, first_c: int) -> None:
+        while self._parts and self._start_c + len(self._parts[0].covered) <= first_c:
+            self._start_c += len(self._parts.popleft().covered)
+
+
+def _segment_labels(
+    evidence: npt.NDArray[np.float32],
+    covered: npt.NDArray[np.bool_],
+    background: npt.NDArray[np.bool_],
+    cell_px: int,
+    start_c: int,
+    end_c: int,
+) -> npt.NDArray[np.uint8]:
+    """What the served `<m>_segment_labels` graph says: background by area fraction on the cells, quantized, upsampled, argmax."""
+    probabilities = np.where(covered, evidence, np.float32(0))
+    probabilities[0][~covered] = 1
+    levels = quantize(add_background(probabilities, area_fraction(background, cell_px)))
+    parts = []
+    for first_c in range(start_c, end_c, _CHUNK_C):
+        last_c = min(first_c + _CHUNK_C, end_c)
+        low_c, high_c = max(0, first_c - 1), min(levels.shape[1], last_c + 1)
+        labels = labels_from_levels(levels[:, low_c:high_c], cell_px)
+        parts.append(labels[(first_c - low_c) * cell_px : (last_c - low_c) * cell_px])
+    return np.concatenate(parts)
+
+
+def _cam_labels(
+    evidence: npt.NDArray[np.float32],
+    covered: npt.NDArray[np.bool_],
+    background: npt.NDArray[np.bool_],
+    cell_px: int,
+    start_c: int,
+    end_c: int,
+) -> npt.NDArray[np.uint8]:
+    """What the served `<m>_cam_labels` graph says: the class with the most evidence, 0 on the background's pixels (eq. 4.9)."""
+    parts = []
+    for first_c in range(start_c, end_c, _CHUNK_C):
+        last_c = min(first_c + _CHUNK_C, end_c)
+        low_c, high_c = max(0, first_c - 1), min(evidence.shape[1], last_c + 1)
+        winner = upsample(evidence[1:, low_c:high_c], cell_px).argmax(axis=0).astype(np.uint8) + np.uint8(1)
+        winner[~covered[low_c:high_c].repeat(cell_px, axis=0).repeat(cell_px, axis=1)] = 0
+        winner[background[low_c * cell_px : high_c * cell_px]] = 0
+        parts.append(winner[(first_c - low_c) * cell_px : (last_c - low_c) * cell_px])
+    return np.concatenate(parts)
