@@ -37,6 +37,7 @@ def area_taps(start: int, stop: int, scale: float, size: int) -> Taps:
     base = np.minimum(np.floor(low).astype(np.int64), size - 1)
     index = base + np.arange(int(np.ceil(scale)) + 1)
     weight = np.clip(np.minimum(high, index + 1) - np.maximum(low, index), 0, None)
+    weight[:, 0] += weight.sum(axis=1) == 0  # beyond the source, where a level was rounded down: its last pixel goes on
     index = np.minimum(index, size - 1)
     first = int(index.min())
     share: npt.NDArray[np.float32] = (weight / weight.sum(axis=1, keepdims=True)).astype(np.float32)

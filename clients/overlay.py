@@ -38,7 +38,7 @@ def save_overlay(path: Path, overlay: npt.NDArray[np.uint8], task: TissueTask, a
     x = 8
     for tissue in task.classes:
         draw.rectangle((x, height + 8, x + 14, height + 22), fill=tissue.color)
-        text = f"{tissue.name}  {areas_mm2[tissue.name]:.2f} mm²"
+        text = f"{tissue.name}  {areas_mm2[tissue.name]:.2f} sq mm"
         draw.text((x + 20, height + 6), text, fill="black", font=font)
         x += 20 + int(draw.textlength(text, font=font)) + 24
     image.save(path)

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from serving.background import area_fraction, keep_large
-from serving.contract import Contract
+from serving.contract import BACKGROUND_INDEX, Contract
 from serving.probabilities import add_background, labels_from_levels, quantize, upsample
 
 from .blend import CellRows
@@ -50,25 +50,43 @@ class StripMaker:
     def _make_strip(self) -> npt.NDArray[np.uint8]:
         start_c, end_c = self._next_c, self._strip_end_c()
         low_c, high_c = max(0, start_c - 1), min(self.height_c, end_c + 1)  # with the upsampling's halo
-        evidence, covered, background = self._window(low_c, high_c)
-        decide = _segment_labels if self.contract.kind == "segment" else _cam_labels
-        labels = decide(evidence, covered, background, self.contract.cell_px, start_c - low_c, end_c - low_c)
+        first_c, last_c = max(0, low_c - self._halo_c + 1), min(self.height_c, high_c + self._halo_c - 1)  # and the rule's
+        window = self._rows.between(first_c, last_c)
+        inner = slice(low_c - first_c, high_c - first_c)
+        cell_px = self.contract.cell_px
+        labels = np.full(((end_c - start_c) * cell_px, window.covered.shape[1] * cell_px), BACKGROUND_INDEX, dtype=np.uint8)
+        for span in _spans(np.any(window.covered[inner], axis=0), self._halo_c):
+            background = self._background(window.bright, inner, span)
+            evidence, covered = window.evidence[:, inner, span], window.covered[inner, span]
+            decide = _segment_labels if self.contract.kind == "segment" else _cam_labels
+            labels[:, _pixels(span, cell_px)] = decide(evidence, covered, background, cell_px, start_c - low_c, end_c - low_c)
         self._next_c = end_c
         self._rows.drop_above(max(0, end_c - self._halo_c))
         return labels
 
-    def _window(self, low_c: int, high_c: int) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
-        """Evidence, coverage and background pixels of some rows of cells."""
+    def _background(self, bright: npt.NDArray[np.bool_], inner: slice, span: slice) -> npt.NDArray[np.bool_]:
+        """The rule's background pixels of some cells; what it looks at reaches further by its halo, in every direction."""
         cell_px = self.contract.cell_px
-        first_c, last_c = max(0, low_c - self._halo_c + 1), min(self.height_c, high_c + self._halo_c - 1)
-        part = self._rows.between(first_c, last_c)
-        inner = slice(low_c - first_c, high_c - first_c)
-        inner_px = slice(inner.start * cell_px, inner.stop * cell_px)
+        rows, columns = _pixels(inner, cell_px), _pixels(span, cell_px)
         if self.contract.task.background is None:
-            background = np.zeros_like(part.bright[inner_px])
-        else:
-            background = keep_large(part.bright, self._min_size_px)[inner_px]
-        return part.evidence[:, inner], part.covered[inner], background
+            return np.zeros_like(bright[rows, columns])
+        left_px = max(0, columns.start - self._min_size_px)
+        kept = keep_large(bright[:, left_px : columns.stop + self._min_size_px], self._min_size_px)
+        return kept[rows, columns.start - left_px : columns.stop - left_px]
+
+
+def _spans(covered: npt.NDArray[np.bool_], halo_c: int) -> Iterator[slice]:
+    """Stretches of columns that hold every covered one with a cell beside it; apart by more than their halos, so that none is looked at twice."""
+    columns = np.flatnonzero(covered)
+    if not len(columns):
+        return
+    gaps = np.flatnonzero(np.diff(columns) > 2 * halo_c + 2)
+    for first, last in zip([columns[0], *columns[gaps + 1]], [*columns[gaps], columns[-1]], strict=True):
+        yield slice(max(0, int(first) - 1), min(len(covered), int(last) + 2))
+
+
+def _pixels(cells: slice, cell_px: int) -> slice:
+    return slice(cells.start * cell_px, cells.stop * cell_px)
 
 
 class _RowBuffer:
