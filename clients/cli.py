@@ -56,6 +56,7 @@ class SegmentConfig:
     """Print the summaries as JSON on standard output."""
 
     def __post_init__(self) -> None:
+        """Wrong usage: tyro prints the ValueError and exits with 2."""
         problems = {
             "SLIDE: expected at least one": not self.slides,
             f"--overlap {self.overlap:g}: expected 0 … 0.75": not 0 <= self.overlap <= 0.75,
@@ -72,12 +73,7 @@ def main(argv: Sequence[str]) -> int:
     """Segment; returns the exit code."""
 
     def call() -> int:
-        try:
-            config = tyro.cli(SegmentConfig, prog=PROGRAM, args=list(argv))
-        except ValueError as error:
-            print(f"{PROGRAM}: {error}", file=sys.stderr)
-            return 2
-        return segment_all(config, Console(stderr=True))
+        return segment_all(tyro.cli(SegmentConfig, prog=PROGRAM, args=list(argv)), Console(stderr=True))
 
     return run(PROGRAM, call, (ClientError, ServingError))
 

@@ -40,7 +40,9 @@ def test_is_valid_ngff(store: Path) -> None:
     image, image_label = Image.from_zarr(root), ImageLabel.from_zarr(label)
     assert Labels.from_zarr(zarr.open_group(store / "labels", mode="r")).attributes.ome.labels == ["demo"]
     assert len(image.attributes.ome.multiscales[0].datasets) == len(image_label.attributes.ome.multiscales[0].datasets) == 4
-    colors = image_label.attributes.ome.image_label.colors
+    label_metadata = image_label.attributes.ome.image_label
+    assert label_metadata is not None
+    colors = label_metadata.colors or ()
     assert {color.label_value: color.rgba for color in colors} == {
         0: (0, 0, 0, 0),
         **{index: (*tissue.color, 255) for index, tissue in enumerate(TASK.classes, start=1)},

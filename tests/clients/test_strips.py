@@ -45,8 +45,9 @@ def expected_labels(rows: CellRows, kind: Kind, rule: BackgroundRule | None) -> 
     evidence = rows.evidence.copy()
     if kind == "segment":
         evidence[0][~rows.covered] = 1
-        return labels_from_levels(quantize(add_background(evidence, area_fraction(background, CELL_PX))), CELL_PX)
-    labels = upsample(evidence[1:], CELL_PX).argmax(axis=0) + 1
+        expected: np.ndarray = labels_from_levels(quantize(add_background(evidence, area_fraction(background, CELL_PX))), CELL_PX)
+        return expected
+    labels: np.ndarray = upsample(evidence[1:], CELL_PX).argmax(axis=0) + 1
     labels[~rows.covered.repeat(CELL_PX, axis=0).repeat(CELL_PX, axis=1)] = 0
     labels[background] = 0
     return labels

@@ -12,10 +12,11 @@ Points = npt.NDArray[np.float64]
 
 
 def smooth_noise(random: np.random.Generator, shape: tuple[int, int], sigma_px: float) -> Field:
-    """Gaussian noise of unit variance and correlation length `sigma_px`, float32 of `shape`; drawn on a coarser grid where that suffices."""
+    """Gaussian noise of mean 0, unit variance and correlation length `sigma_px`, float32 of `shape`; drawn on a coarser grid where that suffices."""
     step = max(1, int(sigma_px // 3))
     coarse_shape = (shape[0] // step + 3, shape[1] // step + 3)
     coarse = ndimage.gaussian_filter(random.standard_normal(coarse_shape, dtype=np.float32), sigma_px / step, mode="wrap")
+    coarse -= coarse.mean()  # a canvas smaller than the correlation length would be all mean
     coarse /= max(float(coarse.std()), 1e-6)
     fine: Field = ndimage.zoom(coarse, step, order=1) if step > 1 else coarse
     return fine[: shape[0], : shape[1]]
