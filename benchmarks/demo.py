@@ -43,7 +43,7 @@ class DemoConfig:
     """Model repository that gets the release."""
     recipe: Path = ROOT / "training" / "recipes" / "demo.toml"
     """Training recipe."""
-    patches: int = 1000
+    patches: int = 800
     """Generated training patches with image-level labels."""
     patch_seed: int = 1
     slide_seed: int = 1001
@@ -142,7 +142,7 @@ def evaluate_colors(patches: Path, slide: Path, like: LabelImage) -> dict[str, E
     background = background_mask(rgb, rule.gray_above, rule.min_size_px) if rule else np.zeros(rgb.shape[:2], dtype=bool)
     truth = read_truth(truth_path(slide), like)
     evaluations = {}
-    for name, window_px in (("color_pixel", 1), ("color_mean_33px", 33)):
+    for name, window_px in (("color_pixel", 1), ("color_33px", 33)):
         labels = learn_colors(pairs, len(TASK.classes), window_px).predict(rgb)
         evaluations[name] = evaluate_labels(dataclasses.replace(like, labels=np.where(background, np.uint8(0), labels)), truth)
     return evaluations
