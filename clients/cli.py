@@ -134,7 +134,7 @@ def _segment_one(path: Path, client: TileClient, config: SegmentConfig, console:
     options = SegmentOptions(config.mpp, config.overlap, config.batch, config.in_flight, config.overwrite)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("tiles"), TextColumn("{task.fields[rate]}"))
     try:
-        with Progress(*columns, TimeRemainingColumn(), console=console, transient=True) as bar:
+        with Progress(*columns, TimeRemainingColumn(), console=console, transient=True, disable=not console.is_terminal) as bar:
             task = bar.add_task(path.name, total=None, rate="")
 
             def show(done: int, total: int) -> None:

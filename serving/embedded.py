@@ -162,7 +162,9 @@ class _Run:
                     start_new_session=True,
                     umask=0o077,
                 )
-            self._give_order(launch_command(install, self._view, self.identity, port), launch_environment(install), self._view.modules)
+            self._give_order(
+                launch_command(install, self._view, self.identity, port), launch_environment(install), self._view.working_folder
+            )
         except BaseException:
             shutil.rmtree(self.folder)
             raise

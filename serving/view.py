@@ -1,4 +1,4 @@
-"""The folder that Triton is started on: the needed models, the backends and the Python modules of the steps, as links and copies. Starts nothing."""
+"""The folder that Triton is started on: the needed models and the backends, as links and copies, and an empty place to stand. Starts nothing."""
 
 from __future__ import annotations
 
@@ -11,8 +11,6 @@ from .check import VERSION
 from .modelconfig import Config, EnsembleConfig, write_config
 from .triton_install import SERVING_FOLDER, TritonInstall
 
-_STEP_MODULES = ("__init__.py", "background.py")  # what python steps import as `serving.…`; no more, and no other package beside it
-
 
 @dataclass(frozen=True)
 class View:
@@ -21,8 +19,8 @@ class View:
     Attributes:
         models: Triton's model repository.
         backends: Triton's backend directory.
-        modules: the server's working directory, from which the python steps import `serving`: this stub runs isolated, so it
-            ignores PYTHONPATH (and PYTHONDONTWRITEBYTECODE), yet has the working directory first on its path.
+        working_folder: the server's, empty: the stub runs isolated and ignores PYTHONPATH, yet has its working directory first on
+            its path, before the modules that a release brings along for its python step.
     """
 
     folder: Path
@@ -36,8 +34,8 @@ class View:
         return self.folder / "backends"
 
     @property
-    def modules(self) -> Path:
-        return self.folder / "modules"
+    def working_folder(self) -> Path:
+        return self.folder / "empty"
 
 
 def build_view(folder: Path, repository: Path, configs: Iterable[Config], install: TritonInstall) -> View:
@@ -57,9 +55,7 @@ def build_view(folder: Path, repository: Path, configs: Iterable[Config], instal
         else:
             (view.models / config.name).symlink_to((repository / config.name).resolve())
     _copy_backends(view.backends, install)
-    (view.modules / "serving").mkdir(parents=True)
-    for name in _STEP_MODULES:
-        (view.modules / "serving" / name).symlink_to(SERVING_FOLDER / name)
+    view.working_folder.mkdir()
     return view
 
 

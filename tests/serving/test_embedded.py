@@ -127,6 +127,14 @@ def test_the_repository_stays_as_it_was(triton: TritonInstall, repository: Path)
     assert sorted(repository.rglob("*")) == before
 
 
+def test_a_release_keeps_its_own_rule(repository: Path) -> None:
+    """The step imports the copy in its release, not the code that starts the server."""
+    copy = repository / tiny.RULE_STEP / "1" / "serving" / "background.py"
+    copy.write_text("import numpy as np\n\ndef background_mask(rgb, gray_above, min_size_px):\n    return np.ones(rgb.shape[:2], bool)\n")
+    with EmbeddedTriton(repository, [tiny.RULE_STEP]) as server, grpcclient.InferenceServerClient(server.address) as client:
+        assert ask(client, tiny.RULE_STEP, tiny.random_tiles(2, seed=9), (BACKGROUND,))[BACKGROUND].all()
+
+
 def test_runs_from_a_folder_with_its_own_serving(triton: TritonInstall, repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The stub has its working directory first on its path; it must not be the caller's."""
     foreign = repository.parent / "serving"

@@ -69,6 +69,8 @@ def write_tiny_release(repository: Path) -> Path:
             onnx.save(graphs[config.name], version / ONNX_FILE)
         elif isinstance(config, ModelConfig):
             (version / PYTHON_FILE).write_bytes((SERVING_FOLDER / "steps" / "background.py").read_bytes())
+            (version / "serving").mkdir()
+            (version / "serving" / "background.py").write_bytes((SERVING_FOLDER / "background.py").read_bytes())
     tiles = random_tiles(2, seed=7)
     arrays: dict[str, npt.NDArray[Any]] = {TILE: tiles, **expected(tiles)}
     np.savez_compressed(repository / RELEASE / CANARY_FILE, **arrays)  # type: ignore[arg-type]  # numpy's stub takes names for allow_pickle
