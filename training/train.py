@@ -27,9 +27,11 @@ from .encoder import copy_encoder
 from .errors import DataError, RecipeError
 from .patch_dataset import Augmentation, PatchDataset, PatchSample
 from .patches import read_folder
-from .pscl import PsclOptions, Schedule, StageOne, StageTwo
 from .pseudomask import write_pseudo_masks
+from .schedule import Schedule
 from .segmenter import Segmenter, SegmenterConfig
+from .stage_one import PsclOptions, StageOne
+from .stage_two import StageTwo
 
 import lightning  # isort: skip
 

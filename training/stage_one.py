@@ -1,13 +1,12 @@
-"""PSCL stages 1 and 2 as Lightning modules (thesis chapter 4): losses, optimizers, schedules. Knows the method, not where data or results lie."""
+"""PSCL stage 1 as a Lightning module (thesis §4.3): losses and pseudo-labels. Knows the method, not where data or results lie."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
 from serving.contract import TissueTask
@@ -16,30 +15,11 @@ from . import torchvision_schemas  # noqa: F401  must precede lightning
 from .cam import gate_by_labels, normalize_cam, pseudo_labels
 from .classifier import Classifier
 from .encoder import normalize
-from .segmenter import Segmenter
+from .schedule import Schedule, make_optimizer
 from .supcon import PsclLoss
 
 import lightning  # isort: skip
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig  # isort: skip
-
-Optimizer = Literal["sgd", "adamw"]
-
-
-@dataclass(frozen=True)
-class Schedule:
-    """How one stage is optimized.
-
-    Attributes:
-        optimizer: sgd without momentum (thesis stage 1) or adamw (stage 2).
-        power: of the polynomial decay per iteration; 0 = constant.
-    """
-
-    optimizer: Optimizer = "sgd"
-    learning_rate: float = 0.1
-    weight_decay: float = 0.0
-    power: float = 0.9
-    batch: int = 16
-    epochs: int = 5
 
 
 @dataclass(frozen=True)
@@ -101,35 +81,3 @@ class StageOne(lightning.LightningModule):
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         return make_optimizer(self.network.parameters(), self.schedule, self.total_steps)
-
-
-class StageTwo(lightning.LightningModule):
-    """Segmenter trained on stage 1's pseudo-masks as if they were truth: cross-entropy over 0…C (thesis §4.4)."""
-
-    def __init__(self, network: Segmenter, task: TissueTask, schedule: Schedule, total_steps: int) -> None:
-        super().__init__()
-        self.network = network
-        self.task = task
-        self.schedule = schedule
-        self.total_steps = total_steps
-
-    def training_step(self, batch: dict[str, Tensor], batch_index: int) -> Tensor:
-        logits = self.network(normalize(batch["image"], self.task.normalization.mean, self.task.normalization.std))
-        full = functional.interpolate(logits, size=batch["target"].shape[1:], mode="bilinear", align_corners=False)
-        loss = functional.cross_entropy(full, batch["target"])
-        self.log("cross_entropy", loss.detach(), prog_bar=True)
-        return loss
-
-    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
-        return make_optimizer(self.network.parameters(), self.schedule, self.total_steps)
-
-
-def make_optimizer(parameters: Iterable[nn.Parameter], schedule: Schedule, total_steps: int) -> OptimizerLRSchedulerConfig:
-    """The stage's optimizer with polynomial decay per iteration, as Lightning takes it."""
-    optimizer: torch.optim.Optimizer
-    if schedule.optimizer == "sgd":
-        optimizer = torch.optim.SGD(parameters, lr=schedule.learning_rate, weight_decay=schedule.weight_decay)
-    else:
-        optimizer = torch.optim.AdamW(parameters, lr=schedule.learning_rate, weight_decay=schedule.weight_decay)
-    decay = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: max(0.0, 1 - step / total_steps) ** schedule.power)
-    return {"optimizer": optimizer, "lr_scheduler": {"scheduler": decay, "interval": "step"}}
