@@ -1,10 +1,11 @@
-"""A slide's tiles through the server into strips of labels. Holds a row of tiles and a strip, never a slide; knows no files but the slide."""
+"""Tiles through a model into strips of labels. Holds a row of tiles and a strip, never a slide; knows neither slides nor servers."""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -14,15 +15,28 @@ from serving.contract import Contract
 
 from .blend import Blender, CellRows
 from .evidence import tile_evidence
-from .frame import Frame, read_frame
-from .inference import TileClient
-from .slide import Slide
 from .strips import StripMaker
 from .tiling import TileGrid
 
 Progress = Callable[[int, int], None]  # tiles done, tiles in all
 Place = tuple[int, int]  # row and column of the grid
+Tag = TypeVar("Tag")
 _NO_RULE_GRAY = 256.0
+
+
+class TileModel(Protocol):
+    """What answers tiles: a served model (`TileClient`), or one in this process."""
+
+    @property
+    def contract(self) -> Contract: ...
+
+    @property
+    def max_batch(self) -> int: ...
+
+    def stream(
+        self, batches: Iterable[tuple[Tag, npt.NDArray[np.uint8]]], in_flight: int
+    ) -> Iterator[tuple[Tag, dict[str, npt.NDArray[Any]]]]:
+        """Tags and outputs, in the order of the batches."""
 
 
 @dataclass(frozen=True)
@@ -35,16 +49,19 @@ class _Tile:
 
 @dataclass(frozen=True)
 class Plan:
-    """What is to be done to one slide.
+    """What is to be done to one slide or image.
 
     Attributes:
+        read_tile: (x_m, y_m) of a tile's upper left pixel → uint8 RGB (tile_px, tile_px, 3); may lie partly outside.
         places: the tiles to send, top to bottom, left to right.
         batch: tiles per request.
         in_flight: requests on the way at a time.
         strip_px: rows of the strips that come out.
     """
 
-    frame: Frame
+    read_tile: Callable[[int, int], npt.NDArray[np.uint8]]
+    width_m: int
+    height_m: int
     grid: TileGrid
     places: Sequence[Place]
     batch: int
@@ -52,29 +69,28 @@ class Plan:
     strip_px: int
 
 
-def label_strips(slide: Slide, plan: Plan, client: TileClient, progress: Progress) -> Iterator[tuple[int, npt.NDArray[np.uint8]]]:
-    """(y_m, labels) of consecutive strips of the whole slide, uint8 (rows, width_m).
+def label_strips(plan: Plan, model: TileModel, progress: Progress) -> Iterator[tuple[int, npt.NDArray[np.uint8]]]:
+    """(y_m, labels) of consecutive strips from top to bottom, uint8 (rows, width_m).
 
     Raises:
         ClientError: the slide is damaged, or the server fails.
     """
-    frame, grid, contract = plan.frame, plan.grid, client.contract
-    maker = StripMaker(contract, grid.height_c, plan.strip_px)
+    maker = StripMaker(model.contract, plan.grid.height_c, plan.strip_px)
     y_m = 0
-    for rows in _cell_rows(slide, plan, client, progress):
+    for rows in _cell_rows(plan, model, progress):
         for strip in maker.add(rows):
-            labels = strip[: frame.height_m - y_m, : frame.width_m]
+            labels = strip[: plan.height_m - y_m, : plan.width_m]
             yield y_m, labels
             y_m += len(strip)
 
 
-def _cell_rows(slide: Slide, plan: Plan, client: TileClient, progress: Progress) -> Iterator[CellRows]:
+def _cell_rows(plan: Plan, model: TileModel, progress: Progress) -> Iterator[CellRows]:
     """Blend what comes back, and finish a row of tiles when the first tile of a later one arrives."""
-    blender = Blender(plan.grid, len(client.contract.task.classes) + 1)
-    batches = _read_batches(slide, plan, client.contract, min(plan.batch, client.max_batch))
+    blender = Blender(plan.grid, len(model.contract.task.classes) + 1)
+    batches = _read_batches(plan, model.contract, min(plan.batch, model.max_batch))
     done = 0
-    for tiles, outputs in client.stream(batches, plan.in_flight):
-        for tile, evidence in zip(tiles, tile_evidence(client.contract.kind, outputs), strict=True):
+    for tiles, outputs in model.stream(batches, plan.in_flight):
+        for tile, evidence in zip(tiles, tile_evidence(model.contract.kind, outputs), strict=True):
             row, column = tile.place
             while blender.row < row:
                 yield blender.finish_row()
@@ -85,16 +101,12 @@ def _cell_rows(slide: Slide, plan: Plan, client: TileClient, progress: Progress)
         yield blender.finish_row()
 
 
-def _read_batches(slide: Slide, plan: Plan, contract: Contract, size: int) -> Iterator[tuple[list[_Tile], npt.NDArray[np.uint8]]]:
+def _read_batches(plan: Plan, contract: Contract, size: int) -> Iterator[tuple[list[_Tile], npt.NDArray[np.uint8]]]:
     rule = contract.task.background
     gray_above = rule.gray_above if rule else _NO_RULE_GRAY
     places = iter(plan.places)
     while batch := list(itertools.islice(places, size)):
-        rgb = np.stack([_read_tile(slide, plan, place, contract.task.tile_px) for place in batch])
+        corners = ([plan.grid.origin_c(index) * plan.grid.cell_px for index in place] for place in batch)
+        rgb = np.stack([plan.read_tile(x_m, y_m) for y_m, x_m in corners])
         bright = to_gray(rgb) > gray_above
         yield [_Tile(place, mask) for place, mask in zip(batch, bright, strict=True)], rgb
-
-
-def _read_tile(slide: Slide, plan: Plan, place: Place, tile_px: int) -> npt.NDArray[np.uint8]:
-    y_m, x_m = (plan.grid.origin_c(index) * plan.grid.cell_px for index in place)
-    return read_frame(slide, plan.frame, x_m, y_m, tile_px, tile_px)

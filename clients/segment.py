@@ -10,12 +10,12 @@ import numpy as np
 
 from serving.contract import TissueTask
 
-from .frame import Frame, choose_frame, slide_mpp
+from .frame import Frame, choose_frame, read_frame, slide_mpp
 from .inference import TileClient
 from .omezarr import STRIP_PX, LabelWriter
 from .overlay import draw_overlay, save_overlay
 from .pipeline import Plan, Progress, label_strips
-from .slide import Slide, open_slide
+from .slide import Rgb, Slide, open_slide
 from .summary import SlideSummary, replace_file, versions, write_summary
 from .thumbnail import LabelThumbnail, read_thumbnail
 from .tiling import make_grid, tiles_with_tissue
@@ -70,7 +70,7 @@ def segment_slide(path: Path, client: TileClient, output: Path, options: Segment
             clock.lap("tissue")
             thumbnail = LabelThumbnail(frame)
             counts = np.zeros(len(contract.task.classes) + 1, dtype=np.int64)
-            for y_m, labels in label_strips(slide, plan, client, progress):
+            for y_m, labels in label_strips(plan, client, progress):
                 writer.write(y_m, labels)
                 thumbnail.add(y_m, labels)
                 counts += np.bincount(labels.ravel(), minlength=len(counts))
@@ -106,7 +106,12 @@ def make_plan(slide: Slide, mpp_l0: tuple[float, float], frame: Frame, client: T
     contract = client.contract
     grid = make_grid(frame.width_m, frame.height_m, contract.task.tile_px, contract.cell_px, options.overlap)
     tissue_c = tissue_mask(slide, mpp_l0, (grid.height_c, grid.width_c))
-    return Plan(frame, grid, list(tiles_with_tissue(grid, tissue_c)), options.batch, options.in_flight, STRIP_PX)
+    places = list(tiles_with_tissue(grid, tissue_c))
+
+    def read_tile(x_m: int, y_m: int) -> Rgb:
+        return read_frame(slide, frame, x_m, y_m, contract.task.tile_px, contract.task.tile_px)
+
+    return Plan(read_tile, frame.width_m, frame.height_m, grid, places, options.batch, options.in_flight, STRIP_PX)
 
 
 def _areas_mm2(task: TissueTask, counts: np.ndarray[tuple[int], np.dtype[np.int64]], frame: Frame) -> dict[str, float]:
