@@ -47,10 +47,12 @@ def export_checkpoint(checkpoint: Checkpoint, tiles: npt.NDArray[np.uint8]) -> t
         GraphError: a network cannot be exported.
         ParityError: a graph does not say what its network says.
     """
-    cam = export_kind("cam", checkpoint.cam_network, checkpoint.task, checkpoint.cam_cell_px, tiles)
-    if checkpoint.segment_network is None:
-        return (cam,)
-    return (export_kind("segment", checkpoint.segment_network, checkpoint.task, checkpoint.segment_cell_px, tiles), cam)
+    graphs = []
+    if checkpoint.segment_network is not None:
+        graphs.append(export_kind("segment", checkpoint.segment_network, checkpoint.task, checkpoint.segment_cell_px, tiles))
+    if checkpoint.cam_network is not None:
+        graphs.append(export_kind("cam", checkpoint.cam_network, checkpoint.task, checkpoint.cam_cell_px, tiles))
+    return tuple(graphs)
 
 
 def export_kind(kind: Kind, network: nn.Module, task: TissueTask, cell_px: int, tiles: npt.NDArray[np.uint8]) -> KindGraphs:

@@ -25,19 +25,21 @@ class Checkpoint:
     """Both networks in evaluation mode.
 
     Attributes:
-        cam_network: normalized (B, 3, H, W) → class maps (B, C, h, w) without bias, logits (B, C).
+        cam_network: normalized (B, 3, H, W) → class maps (B, C, h, w) without bias, logits (B, C); None where masks were learned.
         segment_network: normalized (B, 3, H, W) → logits (B, C + 1, h, w); None where only stage 1 was trained.
         provenance: plain values: command, versions, data, figures.
     """
 
     task: TissueTask
     method: str
-    cam_network: Classifier
+    cam_network: Classifier | None
     segment_network: Segmenter | None
     provenance: dict[str, Any]
 
     @property
     def cam_cell_px(self) -> int:
+        if self.cam_network is None:
+            raise CheckpointError("checkpoint: expected a classification network, got one that learned masks alone: it has no CAMs")
         return self.cam_network.cell_px
 
     @property
@@ -49,12 +51,12 @@ class Checkpoint:
 
 def save(path: Path, checkpoint: Checkpoint) -> None:
     """Write the checkpoint; it appears whole or not at all."""
-    segmenter = checkpoint.segment_network
+    classifier, segmenter = checkpoint.cam_network, checkpoint.segment_network
     content = {
         "version": CHECKPOINT_VERSION,
         "task": task_to_dict(checkpoint.task),
         "method": checkpoint.method,
-        "classifier": {"config": dataclasses.asdict(checkpoint.cam_network.config), "state": checkpoint.cam_network.state_dict()},
+        "classifier": None if classifier is None else {"config": dataclasses.asdict(classifier.config), "state": classifier.state_dict()},
         "segmenter": None if segmenter is None else {"config": dataclasses.asdict(segmenter.config), "state": segmenter.state_dict()},
         "provenance": checkpoint.provenance,
     }
@@ -86,10 +88,12 @@ def load(path: Path) -> Checkpoint:
 
 
 def _restore(content: Mapping[str, Any]) -> Checkpoint:
-    stored = content["classifier"]["config"]
-    classifier = Classifier(ClassifierConfig(**stored | {"stages": tuple(stored["stages"])}))
-    classifier.load_state_dict(content["classifier"]["state"])
-    segmenter = None
+    classifier = segmenter = None
+    if content["classifier"] is not None:
+        stored = content["classifier"]["config"]
+        classifier = Classifier(ClassifierConfig(**stored | {"stages": tuple(stored["stages"])}))
+        classifier.load_state_dict(content["classifier"]["state"])
+        classifier.eval()
     if content["segmenter"] is not None:
         stored = content["segmenter"]["config"]
         segmenter = Segmenter(SegmenterConfig(**stored | {"stages": tuple(stored["stages"])}))
@@ -98,7 +102,7 @@ def _restore(content: Mapping[str, Any]) -> Checkpoint:
     return Checkpoint(
         task=task_from_dict(content["task"]),
         method=content["method"],
-        cam_network=classifier.eval(),
+        cam_network=classifier,
         segment_network=segmenter,
         provenance=dict(content["provenance"]),
     )

@@ -23,6 +23,7 @@ class Schedule:
     Attributes:
         optimizer: sgd without momentum (thesis stage 1) or adamw (stage 2).
         power: of the polynomial decay per iteration; 0 = constant.
+        steps: a budget of optimizer steps in place of epochs.
     """
 
     optimizer: Optimizer = "sgd"
@@ -31,6 +32,7 @@ class Schedule:
     power: float = 0.9
     batch: int = 16
     epochs: int = 5
+    steps: int | None = None
 
 
 def make_optimizer(parameters: Iterable[nn.Parameter], schedule: Schedule, total_steps: int) -> OptimizerLRSchedulerConfig:

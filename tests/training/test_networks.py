@@ -103,7 +103,9 @@ def test_checkpoint_comes_back_as_it_went(tmp_path: Path) -> None:
     assert (loaded.cam_cell_px, loaded.segment_cell_px) == (8, 4)
     images = torch.randn(2, 3, 224, 224)
     assert loaded.segment_network is not None
+    assert loaded.cam_network is not None
     assert saved.segment_network is not None
+    assert saved.cam_network is not None
     with torch.no_grad():
         torch.testing.assert_close(loaded.cam_network(images)[1], saved.cam_network(images)[1])
         torch.testing.assert_close(loaded.segment_network(images), saved.segment_network(images))
