@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from .area_filter import area_taps, reduce_axis
 from .errors import ScaleError
+from .mirror import read_mirrored
 from .slide import Slide
 
 MPP_RANGE = (0.05, 20.0)  # µm per pixel that a scanner can have
@@ -91,13 +92,11 @@ def read_frame(slide: Slide, frame: Frame, x_m: int, y_m: int, width: int, heigh
     Raises:
         ValueError: the rectangle does not meet the slide.
     """
-    x0, x1 = max(0, x_m), min(frame.width_m, x_m + width)
-    y0, y1 = max(0, y_m), min(frame.height_m, y_m + height)
-    if x0 >= x1 or y0 >= y1:
-        raise ValueError(f"expected a rectangle that meets {frame.width_m}×{frame.height_m}, got {width}×{height} at ({x_m}, {y_m})")
-    inside = _read_inside(slide, frame, x0, y0, x1, y1)
-    padding = ((y0 - y_m, y_m + height - y1), (x0 - x_m, x_m + width - x1), (0, 0))
-    return inside if not any(map(any, padding)) else np.pad(inside, padding, mode="symmetric")
+
+    def read_inside(x0: int, y0: int, x1: int, y1: int) -> npt.NDArray[np.uint8]:
+        return _read_inside(slide, frame, x0, y0, x1, y1)
+
+    return read_mirrored(read_inside, (frame.width_m, frame.height_m), x_m, y_m, width, height)
 
 
 def _read_inside(slide: Slide, frame: Frame, x0: int, y0: int, x1: int, y1: int) -> npt.NDArray[np.uint8]:

@@ -77,15 +77,15 @@ def label_strips(plan: Plan, model: TileModel, progress: Progress) -> Iterator[t
     """
     maker = StripMaker(model.contract, plan.grid.height_c, plan.strip_px)
     y_m = 0
-    for rows in _cell_rows(plan, model, progress):
+    for rows in cell_rows(plan, model, progress):
         for strip in maker.add(rows):
             labels = strip[: plan.height_m - y_m, : plan.width_m]
             yield y_m, labels
             y_m += len(strip)
 
 
-def _cell_rows(plan: Plan, model: TileModel, progress: Progress) -> Iterator[CellRows]:
-    """Blend what comes back, and finish a row of tiles when the first tile of a later one arrives."""
+def cell_rows(plan: Plan, model: TileModel, progress: Progress) -> Iterator[CellRows]:
+    """Blended rows of cells from top to bottom: a row of tiles is finished when the first tile of a later one arrives."""
     blender = Blender(plan.grid, len(model.contract.task.classes) + 1)
     batches = _read_batches(plan, model.contract, min(plan.batch, model.max_batch))
     done = 0

@@ -1,0 +1,83 @@
+"""An image in memory through a model, by the code that segments slides: same tiles, same blending, same rules. Knows no file and no truth."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from clients.mirror import read_mirrored
+from clients.pipeline import Plan, TileModel, cell_rows, label_strips
+from clients.tiling import make_grid
+
+OVERLAP = 0.5  # of a tile: sliding window with half the tile as stride
+_BATCH = 32
+_IN_FLIGHT = 2
+
+Rgb = npt.NDArray[np.uint8]
+
+
+def predict_labels(rgb: Rgb, model: TileModel, image_mpp: float, overlap: float = OVERLAP) -> npt.NDArray[np.uint8]:
+    """Labels 0…C of an image, uint8 (H, W).
+
+    Args:
+        rgb: uint8 (H, W, 3); brought to the model's scale where it differs by more than 1 %, and the labels back (nearest).
+        image_mpp: its micrometers per pixel.
+    """
+    plan = make_image_plan(to_model_scale(rgb, image_mpp, model.contract.task.mpp), model, overlap)
+    labels = np.concatenate([strip for _, strip in label_strips(plan, model, _no_progress)])
+    return _to_size(labels, (rgb.shape[1], rgb.shape[0]), Image.Resampling.NEAREST)
+
+
+def predict_evidence(rgb: Rgb, model: TileModel, image_mpp: float, overlap: float = OVERLAP) -> npt.NDArray[np.float32]:
+    """Blended evidence per cell, float32 (C + 1, h, w), 0…1: what heat maps show. Cells that reach over the edge are part of it."""
+    plan = make_image_plan(to_model_scale(rgb, image_mpp, model.contract.task.mpp), model, overlap)
+    return np.concatenate([rows.evidence for rows in cell_rows(plan, model, _no_progress)], axis=1)
+
+
+def predict_tiles(rgb: Rgb, model: TileModel, image_mpp: float) -> Iterator[tuple[tuple[slice, slice], dict[str, npt.NDArray[np.generic]]]]:
+    """Every whole tile of the image at stride 1 tile: its place in the image at the model's scale, and the model's answer."""
+    scaled = to_model_scale(rgb, image_mpp, model.contract.task.mpp)
+    tile_px = model.contract.task.tile_px
+    corners = [(y, x) for y in range(0, scaled.shape[0] - tile_px + 1, tile_px) for x in range(0, scaled.shape[1] - tile_px + 1, tile_px)]
+    places = [(slice(y, y + tile_px), slice(x, x + tile_px)) for y, x in corners]
+    batches = ((place, scaled[place][None]) for place in places)
+    for place, outputs in model.stream(batches, _IN_FLIGHT):
+        yield place, {name: values[0] for name, values in outputs.items()}
+
+
+def to_model_scale(rgb: Rgb, image_mpp: float, model_mpp: float) -> Rgb:
+    """The image at the model's scale: area mean where it shrinks, bicubic where it grows, as training patches are made."""
+    factor = image_mpp / model_mpp
+    if abs(factor - 1) <= 0.01:
+        return rgb
+    size = (max(1, round(rgb.shape[1] * factor)), max(1, round(rgb.shape[0] * factor)))
+    return _to_size(rgb, size, Image.Resampling.BOX if factor < 1 else Image.Resampling.BICUBIC)
+
+
+def make_image_plan(rgb: Rgb, model: TileModel, overlap: float) -> Plan:
+    """Every tile of the image."""
+    height, width = rgb.shape[:2]
+    task = model.contract.task
+    grid = make_grid(width, height, task.tile_px, model.contract.cell_px, overlap)
+
+    def read(x0: int, y0: int, x1: int, y1: int) -> Rgb:
+        return rgb[y0:y1, x0:x1]
+
+    def read_tile(x_m: int, y_m: int) -> Rgb:
+        return read_mirrored(read, (width, height), x_m, y_m, task.tile_px, task.tile_px)
+
+    places = [(row, column) for row in range(grid.rows) for column in range(grid.columns)]
+    return Plan(read_tile, width, height, grid, places, _BATCH, _IN_FLIGHT, strip_px=grid.height_c * grid.cell_px)
+
+
+def _to_size(pixels: npt.NDArray[np.uint8], size: tuple[int, int], resampling: Image.Resampling) -> npt.NDArray[np.uint8]:
+    if (pixels.shape[1], pixels.shape[0]) == size:
+        return pixels
+    return np.asarray(Image.fromarray(pixels).resize(size, resampling))
+
+
+def _no_progress(done: int, total: int) -> None:
+    """An image is quick; the command shows progress by image."""
