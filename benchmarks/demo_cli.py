@@ -13,7 +13,7 @@ from serving.errors import ServingError
 
 from .demo import DemoConfig, as_lines, run_demo
 from .errors import BenchmarkError
-from .evaluate_cli import evaluation_table
+from .evaluate_cli import scores_table
 
 
 def main(argv: Sequence[str]) -> int:
@@ -23,7 +23,8 @@ def main(argv: Sequence[str]) -> int:
         config = tyro.cli(DemoConfig, prog="histoserve demo", args=list(argv))
         result = run_demo(config)
         console = Console()
-        console.print(evaluation_table(result.evaluations))
+        scores = {name: (evaluation.unmasked, evaluation.masked) for name, evaluation in result.evaluations.items()}
+        console.print(scores_table(scores, result.evaluations["stage2"].class_names))
         for line in as_lines(result, config.repository):
             console.print(line, highlight=False, soft_wrap=True)
         return 0

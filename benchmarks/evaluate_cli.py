@@ -1,60 +1,158 @@
-"""`histoserve evaluate`: a mask and its truth to a table of scores."""
+"""`histoserve evaluate`: a written mask, a checkpoint or a served model against truth."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Any
 
+import numpy as np
 import tyro
 from rich.console import Console
 from rich.table import Table
 
 from clients.errors import ClientError
+from clients.inference import TileClient
+from clients.pipeline import TileModel
 from serving.command import run
+from serving.contract import ContractError, Kind
+from serving.embedded import EmbeddedTriton
+from serving.errors import ServingError
+from serving.tasks import get_task
+from training.datasets.catalog import ALL, DataFormat
+from training.errors import TrainingError
+from training.metrics import Protocol, Scores
 
-from .errors import BenchmarkError
-from .evaluate import Evaluation, evaluate_mask
+from .errors import BenchmarkError, EvaluationError
+from .evaluate import evaluate_mask
+from .evaluate_images import ModelEvaluation, evaluate_images
+from .evaluation_report import write_report
+from .predict import OVERLAP
+from .truth_images import list_images, read_images
+
+PROGRAM = "histoserve evaluate"
 
 
 @dataclass(frozen=True)
 class EvaluateConfig:
-    """Compare a written mask with its truth."""
+    """Compare with truth: a written mask (--mask --truth), a checkpoint (--checkpoint --data) or a served model (--served --data)."""
 
-    mask: Annotated[Path, tyro.conf.Positional]
+    mask: Path | None = None
     """The S.ome.zarr that `histoserve segment` wrote."""
-    truth: Annotated[Path, tyro.conf.Positional]
+    truth: Path | None = None
     """Single-channel image of labels 0…C, of the mask's size."""
+    checkpoint: Path | None = None
+    """File that `histoserve train` wrote; needs torch."""
+    kind: Kind = "segment"
+    """Which network of the checkpoint: the segmenter, or the classifier's CAMs."""
+    served: str | None = None
+    """A served model, NAME_segment or NAME_cam."""
+    server: str | None = None
+    """Address of a Triton, host:port; without it the embedded one is started on --repository."""
+    repository: Path = Path("model_repository")
+    data: Path | None = None
+    """Annotated images."""
+    data_format: DataFormat = "crops"
+    split: str = ALL
+    """The data set's own split; all where it has none."""
+    only: Path | None = None
+    """split.json of `histoserve patches`: its held-out images alone."""
+    image_mpp: float | None = None
+    """Micrometers per pixel of the images; by default the scale that the task shipped with."""
+    overlap: float = OVERLAP
+    """Of neighboring tiles, share of a tile."""
+    protocol: Protocol = "unmasked"
+    """Which figures lead: masked drops the pixels that truth calls background, unmasked counts them."""
+    report: Path | None = None
+    """Write a page with pictures (.html) there."""
     json: bool = False
     """Print JSON instead of a table."""
+
+    def __post_init__(self) -> None:
+        """Wrong usage: tyro prints the ValueError and exits with 2."""
+        chosen = [name for name in ("mask", "checkpoint", "served") if getattr(self, name) is not None]
+        if len(chosen) != 1:
+            raise ValueError(f"expected one of --mask, --checkpoint, --served, got {', '.join(chosen) or 'none'}")
+        needed = "truth" if self.mask is not None else "data"
+        if getattr(self, needed) is None:
+            raise ValueError(f"--{chosen[0]}: expected --{needed} beside it")
 
 
 def main(argv: Sequence[str]) -> int:
     """Evaluate; returns the exit code."""
 
     def call() -> int:
-        config = tyro.cli(EvaluateConfig, prog="histoserve evaluate", args=list(argv))
-        evaluation = evaluate_mask(config.mask, config.truth)
+        config = tyro.cli(EvaluateConfig, prog=PROGRAM, args=list(argv))
+        scores, names, more = _evaluate(config)
         if config.json:
-            print(json.dumps(dataclasses.asdict(evaluation), indent=2))
+            led = next(entry for entry in scores if entry.protocol == config.protocol)
+            both = {entry.protocol: dataclasses.asdict(entry) for entry in scores}
+            print(json.dumps({**dataclasses.asdict(led), "classes": names, "protocols": both, **more}, indent=2))
         else:
-            Console().print(evaluation_table({"IoU": evaluation}))
+            Console().print(scores_table({"": scores}, names))
         return 0
 
-    return run("histoserve evaluate", call, (BenchmarkError, ClientError))
+    return run(PROGRAM, call, (BenchmarkError, ClientError, ServingError, TrainingError, ContractError))
 
 
-def evaluation_table(evaluations: dict[str, Evaluation]) -> Table:
+def _evaluate(config: EvaluateConfig) -> tuple[tuple[Scores, ...], Sequence[str], dict[str, Any]]:
+    """Scores under both protocols, class names, and what else there is for machines."""
+    if config.mask is not None and config.truth is not None:
+        written = evaluate_mask(config.mask, config.truth)
+        return (written.unmasked, written.masked), written.class_names, {}
+    with _model(config) as model:
+        evaluation = _evaluate_model(config, model)
+    more: dict[str, Any] = {"images": {image.name: image.confusion.tolist() for image in evaluation.images}}
+    if evaluation.classification is not None:
+        more["classification"] = dataclasses.asdict(evaluation.classification)
+    return (evaluation.scores("unmasked"), evaluation.scores("masked")), evaluation.task.class_names, more
+
+
+def _evaluate_model(config: EvaluateConfig, model: TileModel) -> ModelEvaluation:
+    if config.data is None:
+        raise EvaluationError("--data: expected a folder of annotated images, got none")
+    task = model.contract.task
+    image_mpp = config.image_mpp or get_task(task.name).mpp
+    annotated = list_images(config.data, task, config.data_format, config.split, config.only)
+
+    def told(name: str) -> None:
+        print(f"{name} done", file=sys.stderr, flush=True)
+
+    evaluation = evaluate_images(read_images(annotated, task), model, image_mpp, config.overlap, told)
+    if config.report is not None:
+        write_report(config.report, evaluation, read_images(annotated, task), model, image_mpp, config.data.name)
+    return evaluation
+
+
+@contextmanager
+def _model(config: EvaluateConfig) -> Iterator[TileModel]:
+    if config.checkpoint is not None:
+        # torch only where a checkpoint is asked for: a served model is evaluated without it
+        from training.checkpoint import load
+
+        from .torch_model import TorchModel
+
+        yield TorchModel(load(config.checkpoint), config.kind)
+        return
+    with ExitStack() as stack:
+        served = str(config.served)
+        address = config.server or stack.enter_context(EmbeddedTriton(config.repository, [served])).address
+        yield stack.enter_context(TileClient(address, served))
+
+
+def scores_table(evaluations: Mapping[str, Sequence[Scores]], class_names: Sequence[str]) -> Table:
     """IoU per class, one row per name and protocol."""
-    first = next(iter(evaluations.values()))
-    table = Table(title="IoU per class (unmasked: glass counts; masked: truth background dropped)")
-    for column in ("", "protocol", *first.class_names, "mIoU", "fwIoU"):
+    table = Table(title="IoU per class (unmasked: background counts; masked: truth's background dropped)")
+    for column in ("", "protocol", *class_names, "mIoU", "fwIoU", "accuracy", "Dice"):
         table.add_column(column, justify="left" if column in ("", "protocol") else "right")
-    for name, evaluation in evaluations.items():
-        for scores in (evaluation.unmasked, evaluation.masked):
-            values = (*scores.iou, scores.miou, scores.fwiou)
+    for name, entries in evaluations.items():
+        for scores in entries:
+            dice = float(np.nanmean(scores.dice))
+            values = (*scores.iou, scores.miou, scores.fwiou, scores.accuracy, dice)
             table.add_row(name, scores.protocol, *(f"{value:.3f}" for value in values))
     return table

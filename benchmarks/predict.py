@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -11,6 +12,7 @@ from PIL import Image
 from clients.mirror import read_mirrored
 from clients.pipeline import Plan, TileModel, cell_rows, label_strips
 from clients.tiling import make_grid
+from training.datasets.placement import scale_rgb
 
 OVERLAP = 0.5  # of a tile: sliding window with half the tile as stride
 _BATCH = 32
@@ -28,7 +30,7 @@ def predict_labels(rgb: Rgb, model: TileModel, image_mpp: float, overlap: float 
     """
     plan = make_image_plan(to_model_scale(rgb, image_mpp, model.contract.task.mpp), model, overlap)
     labels = np.concatenate([strip for _, strip in label_strips(plan, model, _no_progress)])
-    return _to_size(labels, (rgb.shape[1], rgb.shape[0]), Image.Resampling.NEAREST)
+    return _nearest(labels, (rgb.shape[1], rgb.shape[0]))
 
 
 def predict_evidence(rgb: Rgb, model: TileModel, image_mpp: float, overlap: float = OVERLAP) -> npt.NDArray[np.float32]:
@@ -37,7 +39,7 @@ def predict_evidence(rgb: Rgb, model: TileModel, image_mpp: float, overlap: floa
     return np.concatenate([rows.evidence for rows in cell_rows(plan, model, _no_progress)], axis=1)
 
 
-def predict_tiles(rgb: Rgb, model: TileModel, image_mpp: float) -> Iterator[tuple[tuple[slice, slice], dict[str, npt.NDArray[np.generic]]]]:
+def predict_tiles(rgb: Rgb, model: TileModel, image_mpp: float) -> Iterator[tuple[tuple[slice, slice], dict[str, npt.NDArray[Any]]]]:
     """Every whole tile of the image at stride 1 tile: its place in the image at the model's scale, and the model's answer."""
     scaled = to_model_scale(rgb, image_mpp, model.contract.task.mpp)
     tile_px = model.contract.task.tile_px
@@ -49,12 +51,14 @@ def predict_tiles(rgb: Rgb, model: TileModel, image_mpp: float) -> Iterator[tupl
 
 
 def to_model_scale(rgb: Rgb, image_mpp: float, model_mpp: float) -> Rgb:
-    """The image at the model's scale: area mean where it shrinks, bicubic where it grows, as training patches are made."""
-    factor = image_mpp / model_mpp
-    if abs(factor - 1) <= 0.01:
-        return rgb
-    size = (max(1, round(rgb.shape[1] * factor)), max(1, round(rgb.shape[0] * factor)))
-    return _to_size(rgb, size, Image.Resampling.BOX if factor < 1 else Image.Resampling.BICUBIC)
+    """The image at the model's scale, scaled as training patches are."""
+    width, height = _model_size(rgb, image_mpp, model_mpp)
+    return scale_rgb(rgb, (height, width))
+
+
+def to_label_scale(labels: npt.NDArray[np.uint8], image_mpp: float, model_mpp: float) -> npt.NDArray[np.uint8]:
+    """Labels of an image at the model's scale (nearest): what `to_model_scale` is to its pixels."""
+    return _nearest(labels, _model_size(labels, image_mpp, model_mpp))
 
 
 def make_image_plan(rgb: Rgb, model: TileModel, overlap: float) -> Plan:
@@ -73,10 +77,18 @@ def make_image_plan(rgb: Rgb, model: TileModel, overlap: float) -> Plan:
     return Plan(read_tile, width, height, grid, places, _BATCH, _IN_FLIGHT, strip_px=grid.height_c * grid.cell_px)
 
 
-def _to_size(pixels: npt.NDArray[np.uint8], size: tuple[int, int], resampling: Image.Resampling) -> npt.NDArray[np.uint8]:
-    if (pixels.shape[1], pixels.shape[0]) == size:
-        return pixels
-    return np.asarray(Image.fromarray(pixels).resize(size, resampling))
+def _model_size(pixels: npt.NDArray[np.uint8], image_mpp: float, model_mpp: float) -> tuple[int, int]:
+    """(width, height); within 1 % of the model's scale pixels are used as they are."""
+    factor = image_mpp / model_mpp
+    if abs(factor - 1) <= 0.01:
+        factor = 1.0
+    return max(1, round(pixels.shape[1] * factor)), max(1, round(pixels.shape[0] * factor))
+
+
+def _nearest(labels: npt.NDArray[np.uint8], size: tuple[int, int]) -> npt.NDArray[np.uint8]:
+    if (labels.shape[1], labels.shape[0]) == size:
+        return labels
+    return np.asarray(Image.fromarray(labels).resize(size, Image.Resampling.NEAREST))
 
 
 def _no_progress(done: int, total: int) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import csv
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -58,23 +58,32 @@ def write_patches(folder: Path, count: int, seed: int, processes: int | None = N
         (partial_folder / name).mkdir(parents=True)
     with ProcessPoolExecutor(processes or os.cpu_count()) as pool:
         rows = list(pool.map(partial(_write_patch, partial_folder, seed), range(count), chunksize=16))
-    with open(partial_folder / LABELS_FILE, "w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(["image", *_TASK.class_names])
-        writer.writerows(rows)
+    write_labels(partial_folder, _TASK.class_names, rows)
     os.rename(partial_folder, folder)
 
 
+def write_labels(folder: Path, class_names: Sequence[str], rows: Iterable[Sequence[str | int]]) -> None:
+    """Write `labels.csv`: a row is an image's name and 0 or 1 per class."""
+    with open(folder / LABELS_FILE, "w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["image", *class_names])
+        writer.writerows(rows)
+
+
 def image_labels(mask: npt.NDArray[np.uint8], num_classes: int) -> tuple[int, ...]:
-    """Which classes cover more than 1 % of a mask of labels 0…C."""
-    shares = np.bincount(mask.ravel(), minlength=num_classes + 1)[1:] / mask.size
+    """Which classes cover more than 1 % of a mask of labels 0…C; pixels above C are ignored ones."""
+    shares = np.bincount(mask.ravel(), minlength=num_classes + 1)[1 : num_classes + 1] / mask.size
     return tuple(int(share > MIN_SHARE) for share in shares)
 
 
 def save_mask(path: Path, mask: npt.NDArray[np.uint8], colors: Sequence[tuple[int, int, int]]) -> None:
-    """Write labels 0…C as a palette PNG, 0 = white."""
+    """Write labels 0…C as a palette PNG, 0 = white, ignored pixels (255) gray."""
     image = Image.fromarray(mask, mode="P")
-    image.putpalette([255, 255, 255, *(channel for color in colors for channel in color)])
+    palette = [255, 255, 255, *(channel for color in colors for channel in color)]
+    if mask.max() > len(colors):
+        # Pillow writes as few bits per pixel as the palette needs: a short one would cut 255 down to another label.
+        palette += [128] * (768 - len(palette))
+    image.putpalette(palette)
     image.save(path)
 
 

@@ -17,11 +17,12 @@ from serving.tasks import get_task
 from . import torchvision_schemas  # noqa: F401  must precede lightning
 from .checkpoint import Checkpoint, load, save
 from .classifier import Classifier, ClassifierConfig
+from .datasets.catalog import DataFormat, read_training
 from .encoder import copy_encoder
 from .errors import DataError, RecipeError
 from .fitting import Machine, fit, total_steps
 from .patch_dataset import Augmentation, PatchDataset, PatchSample
-from .patches import PatchRecord, read_folder
+from .patches import PatchRecord
 from .pseudomask import write_pseudo_masks
 from .schedule import Schedule
 from .segmenter import Segmenter, SegmenterConfig
@@ -39,9 +40,11 @@ class TrainConfig:
     """Learn a segmenter from image-level labels (PSCL). `@recipe.toml` stands for the flags in it. An interrupted run goes on."""
 
     data: Path
-    """Folder with images/ and labels.csv. A masks/ folder in it is opened with --supervised alone."""
+    """Folder of patches with image-level labels. Masks in it are opened with --supervised alone."""
     output: Path
     """Folder that gets checkpoint.pt, pseudo_masks/ and the curves."""
+    data_format: DataFormat = "folder"
+    """Of the data: folder = images/ and labels.csv, as `histoserve patches` writes; or a published set as it was published."""
     task: str = "demo"
     """One of the tasks in serving/tasks.py."""
     tile_px: int | None = None
@@ -77,7 +80,7 @@ def train_pscl(config: TrainConfig) -> Path:
         TrainingError: data, recipe or encoder cannot be used.
     """
     task = chosen_task(config)
-    records = read_records(config.data, task)
+    records = read_records(config, task)
     path = config.output / CHECKPOINT_FILE
     started_s = time.monotonic()
     if config.supervised:
@@ -123,16 +126,16 @@ def train_segmenter(config: TrainConfig, task: TissueTask, targets: Sequence[Pat
     return network
 
 
-def read_records(data: Path, task: TissueTask) -> list[PatchRecord]:
+def read_records(config: TrainConfig, task: TissueTask) -> list[PatchRecord]:
     """The patches that hold a class (METHODS: those without any are dropped).
 
     Raises:
         DataError: the folder cannot be read, or lacks a class.
     """
-    records = [record for record in read_folder(data, task.class_names) if any(record.labels)]
+    records = read_training(config.data, task, config.data_format)
     missing = [name for index, name in enumerate(task.class_names) if not any(record.labels[index] for record in records)]
     if missing:
-        raise DataError(f"{data}: expected patches of every class of task {task.name!r}, found none of {', '.join(missing)}")
+        raise DataError(f"{config.data}: expected patches of every class of task {task.name!r}, found none of {', '.join(missing)}")
     return records
 
 

@@ -40,7 +40,7 @@ def test_literal_case() -> None:
     scores = score_classification(truth, predicted)
     assert scores.recall == (0.5, 0.5)
     assert scores.precision == (1, 1)
-    assert (scores.micro_f1, scores.macro_f1) == (pytest.approx(2 / 3), pytest.approx(2 / 3))
+    assert [scores.micro_f1, scores.macro_f1] == pytest.approx([2 / 3, 2 / 3])
     assert scores.exact == pytest.approx(1 / 3)
 
 

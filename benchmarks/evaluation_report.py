@@ -1,0 +1,51 @@
+"""The report of an evaluation: the scores and, for every image, what there is to see. Runs the model once more for heat maps."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from clients.pipeline import TileModel
+from serving.contract import TissueTask
+
+from .errors import EvaluationError
+from .evaluate_images import ModelEvaluation, TruthImage
+from .predict import predict_evidence, to_model_scale
+from .report import Rgb, heat_map, image_row, render_page
+
+
+def write_report(
+    path: Path, evaluation: ModelEvaluation, images: Iterable[TruthImage], model: TileModel, image_mpp: float, data: str
+) -> None:
+    """Write the page.
+
+    Args:
+        images: those of the evaluation, in its order.
+        data: what they are called on the page.
+
+    Raises:
+        EvaluationError: the page cannot be written.
+    """
+    contract = model.contract
+    rows = []
+    for image, result in zip(images, evaluation.images, strict=True):
+        heat = {} if contract.kind == "segment" else _heat_maps(image, model, image_mpp, evaluation.task)
+        rows.append(image_row(image.name, image.rgb, image.truth, result.labels, evaluation.task, heat))
+    notes = {"model": f"{contract.method}, {contract.kind}, release {contract.release}", "data": f"{data}, {len(rows)} images"}
+    scores = [evaluation.scores("masked"), evaluation.scores("unmasked")]
+    page = render_page(f"{evaluation.task.name}: {contract.method} {contract.kind}", evaluation.task, scores, notes, rows)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(page, encoding="utf-8")
+    except OSError as error:
+        raise EvaluationError(f"{path}: expected a place for the report that can be written to: {error}: give another --report") from error
+
+
+def _heat_maps(image: TruthImage, model: TileModel, image_mpp: float, task: TissueTask) -> dict[str, Rgb]:
+    """Evidence of every class over the image."""
+    evidence = predict_evidence(image.rgb, model, image_mpp)
+    scaled = to_model_scale(image.rgb, image_mpp, task.mpp)
+    # Cells may reach over the image's edge: crop to whole pixels before the map is brought to the image.
+    cell_px = model.contract.cell_px
+    full = evidence.repeat(cell_px, axis=1).repeat(cell_px, axis=2)[:, : scaled.shape[0], : scaled.shape[1]]
+    return {f"CAM {name}": heat_map(image.rgb, full[index]) for index, name in enumerate(task.class_names, start=1)}
