@@ -14,6 +14,7 @@ from PIL import Image
 
 from clients.overlay import draw_overlay
 from serving.contract import TissueTask
+from training.datasets.placement import IGNORE_LABEL
 from training.metrics import Scores
 
 Rgb = npt.NDArray[np.uint8]
@@ -57,6 +58,7 @@ def image_row(title: str, rgb: Rgb, truth: Labels, predicted: Labels, task: Tiss
     Args:
         heat: heat maps by class name, uint8 RGB.
     """
+    truth = np.where(truth == IGNORE_LABEL, 0, truth).astype(np.uint8)
     wrong = (truth != predicted) & (truth > 0)
     differs = np.where(wrong[..., None], np.array([230, 30, 30], dtype=np.uint8), (rgb // 2 + 127).astype(np.uint8))
     pictures: dict[str, Rgb] = {

@@ -64,7 +64,9 @@ def test_a_port_in_use(whole_way: WholeWay) -> None:
 def test_missing_data_and_checkpoints(tmp_path: Path) -> None:
     assert "labels.csv: expected image-level labels there" in one_line(["train", "--data", tmp_path, "--output", tmp_path / "out"])
     assert "absent.pt: expected a checkpoint" in one_line(["export", tmp_path / "absent.pt", "--repository", tmp_path])
-    assert "absent.ome.zarr: expected a mask" in one_line(["evaluate", tmp_path / "absent.ome.zarr", tmp_path / "truth.png"])
+    assert "absent.ome.zarr: expected a mask" in one_line(
+        ["evaluate", "--mask", tmp_path / "absent.ome.zarr", "--truth", tmp_path / "truth.png"]
+    )
 
 
 def test_an_unknown_command_is_wrong_usage() -> None:

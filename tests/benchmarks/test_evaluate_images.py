@@ -1,0 +1,77 @@
+"""Evaluation of a model on annotated images: what is counted, what is not, and the page that shows it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from benchmarks.errors import EvaluationError
+from benchmarks.evaluate_images import TruthImage, evaluate_images
+from benchmarks.evaluation_report import write_report
+from benchmarks.report import heat_map
+from tests.clients.painted import paint, stripes
+from training.datasets.placement import IGNORE_LABEL
+
+from .painted_model import PaintedModel
+
+
+def images() -> list[TruthImage]:
+    """The second image's truth is wrong on a known stretch, and ignored on another."""
+    first, second = stripes((130, 200), margin=0), stripes((128, 128), margin=0)
+    truth = second.copy()
+    truth[:32] = 4
+    truth[32:40] = IGNORE_LABEL
+    return [TruthImage("right", paint(first), first), TruthImage("wrong", paint(second), truth)]
+
+
+def test_confusions_are_the_pixels_that_differ() -> None:
+    evaluation = evaluate_images(images(), PaintedModel(), 0.5)
+    right, wrong = evaluation.images
+    assert np.diag(right.confusion).sum() == right.confusion.sum() == 130 * 200
+    painted = stripes((128, 128), margin=0)
+    assert wrong.confusion.sum() == 128 * 120
+    assert wrong.confusion[4, 1] == (painted[:32] == 1).sum()
+    assert evaluation.scores("masked").accuracy == pytest.approx(np.diag(evaluation.confusion)[1:].sum() / evaluation.confusion[1:].sum())
+    assert evaluation.classification is None
+
+
+def test_image_level_scores_come_from_the_tiles_of_models_that_have_them() -> None:
+    evaluation = evaluate_images(images()[:1], PaintedModel("cam"), 0.5)
+    assert evaluation.classification is not None
+    assert evaluation.classification.images == 6
+    assert evaluation.classification.micro_f1 == 1
+
+
+def test_the_model_never_sees_the_truth() -> None:
+    """The same images with other truths give the same labels: nothing of a mask reaches the prediction, not even the classes it holds."""
+    truths = [np.zeros((130, 200), np.uint8), np.full((130, 200), 3, np.uint8)]
+    rgb = paint(stripes((130, 200), margin=0))
+    for kind in ("segment", "cam"):
+        model = PaintedModel("cam" if kind == "cam" else "segment")
+        labels = [evaluate_images([TruthImage("i", rgb, truth)], model, 0.5).images[0].labels for truth in truths]
+        np.testing.assert_array_equal(labels[0], labels[1])
+
+
+def test_the_page_shows_every_image_and_figure(tmp_path: Path) -> None:
+    model = PaintedModel("cam")
+    evaluation = evaluate_images(images(), model, 0.5)
+    write_report(tmp_path / "out" / "report.html", evaluation, images(), model, 0.5, "painted")
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert page.count("<img") == 2 * (4 + 4)  # image, truth, prediction, difference, and a heat map for every class
+    assert f"{evaluation.scores('masked').miou:.3f}" in page
+    assert "CAM necrosis" in page
+    blocked = tmp_path / "file"
+    blocked.write_text("")
+    with pytest.raises(EvaluationError, match="give another --report"):
+        write_report(blocked / "report.html", evaluation, images(), model, 0.5, "painted")
+
+
+def test_a_heat_map_is_bright_where_the_evidence_is() -> None:
+    gray = np.full((40, 60, 3), 100, np.uint8)
+    evidence = np.zeros((4, 6), np.float32)
+    evidence[:, 3:] = 1
+    shown = heat_map(gray, evidence).astype(int)
+    assert shown.shape == (40, 60, 3)
+    assert shown[:, 50:, 0].min() > shown[:, :10, 0].max() + 80
