@@ -13,6 +13,7 @@ COMMANDS = {  # name: (module with main(argv) -> exit code, extra that brings it
     "serve": ("serving.cli", "serve", "start Triton on a model repository"),
     "segment": ("clients.cli", "client", "segment whole slides into OME-Zarr masks"),
     "evaluate": ("benchmarks.evaluate_cli", "bench", "compare a written mask with its truth"),
+    "study": ("benchmarks.study_cli", "bench", "train and compare every variant of a method on annotated images"),
     "demo": ("benchmarks.demo_cli", "bench", "the whole way on generated tissue: train, export, serve, segment, evaluate"),
 }
 

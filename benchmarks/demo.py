@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import subprocess
 import sys
 import time
 from collections.abc import Sequence
@@ -26,8 +25,8 @@ from training.patches import read_folder, write_patches
 from training.slides import truth_path, write_slide
 
 from .color_baseline import learn_colors
-from .errors import DemoError
 from .evaluate import Evaluation, evaluate_labels, evaluate_mask, read_truth
+from .own_command import run_histoserve
 
 TASK = get_task("demo")
 ROOT = Path(__file__).resolve().parent.parent
@@ -66,7 +65,7 @@ def run_demo(config: DemoConfig) -> DemoResult:
     """Do what is not done yet and evaluate.
 
     Raises:
-        DemoError: a command failed; its own message stands above.
+        CommandError: a command failed; its own message stands above.
     """
     started_s = time.monotonic()
     patches, slide = generate(config)
@@ -104,7 +103,7 @@ def train(config: DemoConfig, patches: Path) -> Path:
     checkpoint = folder / "checkpoint.pt"
     if not checkpoint.exists():
         _say("training PSCL from image-level labels (two stages)")
-        _histoserve("train", f"@{config.recipe}", "--data", str(patches), "--output", str(folder))
+        run_histoserve("train", f"@{config.recipe}", "--data", str(patches), "--output", str(folder))
     return checkpoint
 
 
@@ -113,7 +112,7 @@ def publish(config: DemoConfig, checkpoint: Path) -> None:
     published = releases(config.repository, TASK.name)
     if not published or published[-1].checkpoint_sha256 != hashlib.sha256(checkpoint.read_bytes()).hexdigest():
         _say("exporting both networks to ONNX, checking parity, publishing a release")
-        _histoserve("export", str(checkpoint), "--repository", str(config.repository), "--name", TASK.name)
+        run_histoserve("export", str(checkpoint), "--repository", str(config.repository), "--name", TASK.name)
 
 
 def segment(config: DemoConfig, slide: Path, checkpoint: Path) -> dict[str, Path]:
@@ -128,7 +127,7 @@ def segment(config: DemoConfig, slide: Path, checkpoint: Path) -> dict[str, Path
     with EmbeddedTriton(config.repository, list(models.values())) as server:
         for stage, folder in folders.items():
             arguments = ["--model", models[stage], "--server", server.address, "--overwrite"]
-            _histoserve("segment", str(slide), "--output", str(folder), *arguments)
+            run_histoserve("segment", str(slide), "--output", str(folder), *arguments)
     marker.touch()
     return stores
 
@@ -158,13 +157,6 @@ def _figures(evaluation: Evaluation) -> dict[str, object]:
     scores = evaluation.unmasked
     iou = dict(zip(evaluation.class_names, (round(value, 4) for value in scores.iou), strict=True))
     return {"miou": round(scores.miou, 4), "protocol": scores.protocol, "iou": iou, "miou_masked": round(evaluation.masked.miou, 4)}
-
-
-def _histoserve(*arguments: str) -> None:
-    """Run one of our own commands in a process of its own, so that torch is gone before the server starts."""
-    code = subprocess.run([sys.executable, "-m", "histoserve", *arguments], check=False).returncode
-    if code:
-        raise DemoError(f"`histoserve {' '.join(arguments)}` ended with exit code {code}; its message stands above")
 
 
 def _say(text: str) -> None:

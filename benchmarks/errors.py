@@ -2,7 +2,7 @@
 
 BenchmarkError
 ├── EvaluationError   a truth that cannot be compared with the mask
-└── DemoError         a step of the demo failed
+└── CommandError      one of our own commands failed
 """
 
 from __future__ import annotations
@@ -16,5 +16,5 @@ class EvaluationError(BenchmarkError):
     """A truth that cannot be compared with the mask."""
 
 
-class DemoError(BenchmarkError):
-    """A step of the demo failed."""
+class CommandError(BenchmarkError):
+    """One of our own commands failed; its message stands above."""
