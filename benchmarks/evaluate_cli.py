@@ -22,6 +22,7 @@ from clients.pipeline import TileModel
 from serving.command import run
 from serving.contract import ContractError, Kind
 from serving.embedded import EmbeddedTriton
+from serving.entry import entry_of
 from serving.errors import ServingError
 from serving.tasks import get_task
 from training.datasets.catalog import ALL, DataFormat
@@ -51,7 +52,7 @@ class EvaluateConfig:
     kind: Kind = "segment"
     """Which network of the checkpoint: the segmenter, or the classifier's CAMs."""
     served: str | None = None
-    """A served model, NAME_segment or NAME_cam."""
+    """A served model: NAME_segment, NAME_cam, or NAME for its segmenter."""
     server: str | None = None
     """Address of a Triton, host:port; without it the embedded one is started on --repository."""
     repository: Path = Path("model_repository")
@@ -140,7 +141,7 @@ def _model(config: EvaluateConfig) -> Iterator[TileModel]:
         yield TorchModel(load(config.checkpoint), config.kind)
         return
     with ExitStack() as stack:
-        served = str(config.served)
+        served = entry_of(str(config.served))
         address = config.server or stack.enter_context(EmbeddedTriton(config.repository, [served])).address
         yield stack.enter_context(TileClient(address, served))
 

@@ -18,6 +18,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from serving.command import FAILED, run
 from serving.embedded import EmbeddedTriton
+from serving.entry import DEFAULT_MODEL, entry_of
 from serving.errors import ServingError
 
 from .errors import ClientError, OutputError
@@ -36,8 +37,8 @@ class SegmentConfig:
     """Slides in any format that OpenSlide reads."""
     output: Annotated[Path, tyro.conf.arg(aliases=["-o"])]
     """Folder that gets the results; made where it does not exist."""
-    model: str = "demo_segment"
-    """The served model, NAME_segment or NAME_cam."""
+    model: str = DEFAULT_MODEL
+    """The served model: NAME_segment, NAME_cam, or NAME for its segmenter."""
     server: str | None = None
     """Address of a Triton, host:port; without it the embedded one is started on --repository, and stopped afterwards."""
     repository: Path = Path("model_repository")
@@ -91,7 +92,7 @@ def segment_all(config: SegmentConfig, console: Console) -> int:
     sound = [path for path in config.slides if reasons[path] is None]
     outcomes = {path: SlideOutcome(path.name, reason, None) for path, reason in reasons.items()}
     if sound:
-        with _address(config, console) as address, TileClient(address, config.model) as client:
+        with _address(config, console) as address, TileClient(address, entry_of(config.model)) as client:
             for path in sound:
                 outcomes[path] = _segment_one(path, client, config, console)
     write_batch(config.output / "batch.json", list(outcomes.values()))
@@ -126,7 +127,7 @@ def _address(config: SegmentConfig, console: Console) -> Iterator[str]:
         return
     with ExitStack() as stack:
         with console.status(f"starting the embedded Triton with {config.model}"):
-            triton = stack.enter_context(EmbeddedTriton(config.repository, [config.model]))
+            triton = stack.enter_context(EmbeddedTriton(config.repository, [entry_of(config.model)]))
         yield triton.address
 
 

@@ -23,7 +23,7 @@ pytestmark = [pytest.mark.triton, pytest.mark.slide, needs_slides]
 def output(whole_way: WholeWay, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("masks")
     names = ["cmu-1-small-region.svs", "luna-1065626.svs"]
-    done = histoserve("segment", *(SLIDES / name for name in names), "-o", folder, "--repository", whole_way.repository)
+    done = histoserve("segment", *(SLIDES / name for name in names), "-o", folder, "--model", "demo", "--repository", whole_way.repository)
     assert done.returncode == 0, done.stderr
     return folder
 

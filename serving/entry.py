@@ -1,0 +1,13 @@
+"""What callers may call a model: its entry, or its name alone. Knows no server."""
+
+from __future__ import annotations
+
+from .contract import Kind
+
+DEFAULT_MODEL = "default"  # ships with the repository
+_KINDS: tuple[Kind, ...] = ("segment", "cam")
+
+
+def entry_of(model: str) -> str:
+    """The entry that callers use: `NAME_segment` or `NAME_cam` as it is; NAME alone means its segmenter."""
+    return model if model.endswith(tuple(f"_{kind}" for kind in _KINDS)) else f"{model}_{_KINDS[0]}"
