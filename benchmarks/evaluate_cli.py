@@ -31,9 +31,10 @@ from training.metrics import Protocol, Scores
 
 from .errors import BenchmarkError, EvaluationError
 from .evaluate import evaluate_mask
-from .evaluate_images import ModelEvaluation, evaluate_images
+from .evaluate_images import ModelEvaluation, TruthImage, evaluate_images
 from .evaluation_report import write_report
 from .predict import OVERLAP
+from .report import Rgb
 from .truth_images import list_images, read_images
 
 PROGRAM = "histoserve evaluate"
@@ -106,15 +107,17 @@ def _evaluate(config: EvaluateConfig) -> tuple[tuple[Scores, ...], Sequence[str]
     if config.mask is not None and config.truth is not None:
         written = evaluate_mask(config.mask, config.truth)
         return (written.unmasked, written.masked), written.class_names, {}
+    more: dict[str, Any] = {}
     with _model(config) as model:
-        evaluation = _evaluate_model(config, model)
-    more: dict[str, Any] = {"images": {image.name: image.confusion.tolist() for image in evaluation.images}}
+        evaluation = _evaluate_model(config, model, more)
+    more["images"] = {image.name: image.confusion.tolist() for image in evaluation.images}
     if evaluation.classification is not None:
         more["classification"] = dataclasses.asdict(evaluation.classification)
     return (evaluation.scores("unmasked"), evaluation.scores("masked")), evaluation.task.class_names, more
 
 
-def _evaluate_model(config: EvaluateConfig, model: TileModel) -> ModelEvaluation:
+def _evaluate_model(config: EvaluateConfig, model: TileModel, more: dict[str, Any]) -> ModelEvaluation:
+    """Evaluate and, where asked for, write the report; adds to `more` what only a checkpoint can tell."""
     if config.data is None:
         raise EvaluationError("--data: expected a folder of annotated images, got none")
     task = model.contract.task
@@ -125,15 +128,31 @@ def _evaluate_model(config: EvaluateConfig, model: TileModel) -> ModelEvaluation
         print(f"{name} done", file=sys.stderr, flush=True)
 
     evaluation = evaluate_images(read_images(annotated, task), model, image_mpp, config.overlap, told)
+    figures = None
+    if config.checkpoint is not None and config.kind == "cam":
+        figures, more["features"] = _features(config.checkpoint, read_images(annotated, task), image_mpp)
     if config.report is not None:
-        write_report(config.report, evaluation, read_images(annotated, task), model, image_mpp, config.data.name)
+        write_report(config.report, evaluation, read_images(annotated, task), model, image_mpp, config.data.name, figures)
     return evaluation
+
+
+def _features(checkpoint: Path, images: Iterator[TruthImage], image_mpp: float) -> tuple[dict[str, Rgb], dict[str, dict[str, float]]]:
+    """Figures 5.1–5.4, and the mean similarities behind them by class."""
+    # torch only where a checkpoint is asked for: a served model is evaluated without it
+    from training.checkpoint import load
+
+    from .feature_plots import draw_statistics
+    from .feature_statistics import collect_statistics
+
+    loaded = load(checkpoint)
+    statistics = collect_statistics(loaded, images, image_mpp)
+    means = zip(statistics.class_names, statistics.intra_mean.tolist(), statistics.inter_mean.tolist(), strict=True)
+    return draw_statistics(statistics, loaded.task), {name: {"intra": intra, "inter": inter} for name, intra, inter in means}
 
 
 @contextmanager
 def _model(config: EvaluateConfig) -> Iterator[TileModel]:
     if config.checkpoint is not None:
-        # torch only where a checkpoint is asked for: a served model is evaluated without it
         from training.checkpoint import load
 
         from .torch_model import TorchModel

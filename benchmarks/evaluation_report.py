@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from clients.pipeline import TileModel
@@ -11,27 +11,34 @@ from serving.contract import TissueTask
 from .errors import EvaluationError
 from .evaluate_images import ModelEvaluation, TruthImage
 from .predict import predict_evidence, to_model_scale
-from .report import Rgb, heat_map, image_row, render_page
+from .report import Rgb, Row, heat_map, image_row, render_page
 
 
 def write_report(
-    path: Path, evaluation: ModelEvaluation, images: Iterable[TruthImage], model: TileModel, image_mpp: float, data: str
+    path: Path,
+    evaluation: ModelEvaluation,
+    images: Iterable[TruthImage],
+    model: TileModel,
+    image_mpp: float,
+    data: str,
+    figures: Mapping[str, Rgb] | None = None,
 ) -> None:
     """Write the page.
 
     Args:
         images: those of the evaluation, in its order.
         data: what they are called on the page.
+        figures: pictures by caption that are about all images.
 
     Raises:
         EvaluationError: the page cannot be written.
     """
     contract = model.contract
-    rows = []
+    rows = [Row("all images", figures)] if figures else []
     for image, result in zip(images, evaluation.images, strict=True):
         heat = {} if contract.kind == "segment" else _heat_maps(image, model, image_mpp, evaluation.task)
         rows.append(image_row(image.name, image.rgb, image.truth, result.labels, evaluation.task, heat))
-    notes = {"model": f"{contract.method}, {contract.kind}, release {contract.release}", "data": f"{data}, {len(rows)} images"}
+    notes = {"model": f"{contract.method}, {contract.kind}, release {contract.release}", "data": f"{data}, {len(evaluation.images)} images"}
     scores = [evaluation.scores("masked"), evaluation.scores("unmasked")]
     page = render_page(f"{evaluation.task.name}: {contract.method} {contract.kind}", evaluation.task, scores, notes, rows)
     try:
