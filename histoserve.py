@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 COMMANDS = {  # name: (module with main(argv) -> exit code, extra that brings its dependencies, help)
     "patches": ("training.patches_cli", "train", "cut annotated images into patches with image-level labels"),
+    "pretrain": ("training.pretrain_cli", "train", "pre-train an encoder on images without labels"),
     "train": ("training.cli", "train", "learn a segmenter from image-level labels"),
     "export": ("export.cli", "export", "turn a checkpoint into a checked release in the model repository"),
     "serve": ("serving.cli", "serve", "start Triton on a model repository"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -65,7 +66,7 @@ class StudyConfig:
     task: str = "wsss4luad"
     pretrain: bool = True
     """Also pre-train an encoder without labels on the training patches of each fold; its row starts from that."""
-    pretrain_steps: int = 1500
+    pretrain_steps: int = 600
 
 
 @dataclass(frozen=True)
@@ -166,9 +167,11 @@ def _pretrain(config: StudyConfig, fold: int) -> Path:
     weights = folder / "encoder.pt"
     if not weights.exists():
         _say(f"pre-training without labels, fold {fold}")
-        encoder = _encoder(config.recipe)
-        data, steps = str(_patches(config, fold) / "images"), str(config.pretrain_steps)
-        run_histoserve("pretrain", "--data", data, "--output", str(folder), "--encoder", encoder, "--max-steps", steps)
+        recipe = tomllib.loads(config.recipe.read_text(encoding="utf-8"))
+        stage = max(*recipe["cam_stages"], *recipe["decoder_stages"])
+        flags = ["--encoder", recipe["encoder"], "--stage", str(stage), "--task", config.task, "--tile-px", str(config.tile_px)]
+        flags += ["--schedule.batch", "16", "--schedule.steps", str(config.pretrain_steps), "--schedule.learning-rate", "0.001"]
+        run_histoserve("pretrain", "--data", str(_patches(config, fold) / "images"), "--output", str(folder), *flags)
     return weights
 
 
@@ -193,12 +196,6 @@ def _evaluate(config: StudyConfig, run: Run, kind: str) -> float:
 
 def _evaluation(config: StudyConfig, run: Run, kind: str) -> Any:
     return json.loads((_folder(config, run) / f"{kind}.json").read_text(encoding="utf-8"))
-
-
-def _encoder(recipe: Path) -> str:
-    import tomllib
-
-    return str(tomllib.loads(recipe.read_text(encoding="utf-8"))["encoder"])
 
 
 def _patches(config: StudyConfig, fold: int) -> Path:

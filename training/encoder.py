@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,9 @@ from . import torchvision_schemas  # noqa: F401  must precede timm
 from .errors import EncoderError
 
 import timm  # isort: skip
+
+
+_BODY = "histoserve.encoder"  # key of our own weight files
 
 
 class Encoder(nn.Module):
@@ -31,7 +35,7 @@ class Encoder(nn.Module):
             name: a timm model that gives features, e.g. `resnet10t`, `convnext_atto`, `swin_tiny_patch4_window7_224`.
             stages: which of its feature stages to return (timm `out_indices`), ascending.
             pretrained: load timm's own weights (needs its hub).
-            weights: a local checkpoint file (.pth, .safetensors) for the whole model, loaded strictly except its classifier.
+            weights: a local checkpoint file (.pt, .pth, .safetensors): of timm's whole model, or what `histoserve pretrain` wrote.
 
         Raises:
             EncoderError: unknown name or stage, or weights that cannot be had or do not fit.
@@ -46,18 +50,21 @@ class Encoder(nn.Module):
             raise EncoderError(
                 f"encoder {name!r}: expected a name that timm knows, got an unknown one; similar: {', '.join(similar) or 'none'}"
             )
-        overlay = {"file": str(_existing(name, weights))} if weights is not None else None
+        own = _read_body(name, weights)
+        overlay = {"file": str(weights)} if weights is not None and own is None else None
         try:
             body = timm.create_model(
                 name,
                 features_only=True,
                 out_indices=self.stages,
-                pretrained=pretrained or weights is not None,
+                pretrained=pretrained or overlay is not None,
                 pretrained_cfg_overlay=overlay,
             )
         except (RuntimeError, IndexError, AssertionError, OSError) as error:
             source = f"weights {weights}" if weights else "timm's pretrained weights" if pretrained else f"stages {self.stages}"
             raise EncoderError(f"encoder {name!r}: cannot be built with {source}: {error}") from error
+        if own is not None:
+            _load_body(name, body, own)
         self.body: nn.Module = body
         stage_info: Any = body.feature_info
         self.channels: tuple[int, ...] = tuple(stage_info.channels())
@@ -73,10 +80,38 @@ class Encoder(nn.Module):
         ]
 
 
-def _existing(name: str, weights: Path) -> Path:
+def _read_body(name: str, weights: Path | None) -> dict[str, Tensor] | None:
+    """The weights of an encoder's body as `save_body` wrote them; None for none, or for another kind of file, which is timm's to read."""
+    if weights is None:
+        return None
     if not weights.is_file():
         raise EncoderError(f"encoder {name!r}: expected a checkpoint file at {weights}, found none")
-    return weights
+    if weights.suffix == ".safetensors":
+        return None
+    try:
+        content = torch.load(weights, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises many kinds for a damaged file; all mean the same to the user
+        raise EncoderError(f"encoder {name!r}: expected weights in {weights}, cannot read them ({type(error).__name__})") from error
+    return content[_BODY] if isinstance(content, dict) and _BODY in content else None
+
+
+def _load_body(name: str, body: nn.Module, state: dict[str, Tensor]) -> None:
+    """Every parameter of the body must come from the file; deeper stages in the file are left out."""
+    needed = body.state_dict()
+    lacking = [key for key, value in needed.items() if key not in state or state[key].shape != value.shape]
+    if lacking:
+        raise EncoderError(
+            f"encoder {name!r}: expected weights of every parameter, the file lacks {len(lacking)}, e.g. {lacking[0]}: "
+            "pre-train this encoder up to the deepest stage that is used"
+        )
+    body.load_state_dict({key: state[key] for key in needed})
+
+
+def save_body(path: Path, encoder: Encoder) -> None:
+    """Write an encoder's weights for `Encoder(weights=…)`; the file appears whole or not at all."""
+    partial = path.with_name(path.name + ".partial")
+    torch.save({_BODY: encoder.body.state_dict()}, partial)
+    os.replace(partial, path)
 
 
 def copy_encoder(source: Encoder, target: Encoder) -> None:

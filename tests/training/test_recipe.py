@@ -6,10 +6,12 @@ import pytest
 import tyro
 
 from training.errors import RecipeError
+from training.pretrain import PretrainConfig
 from training.recipe import expand_recipes
 from training.train import TrainConfig
 
-RECIPES = sorted((Path(__file__).parents[2] / "training" / "recipes").glob("*.toml"))
+FOLDER = Path(__file__).parents[2] / "training" / "recipes"
+RECIPES = sorted(path for path in FOLDER.glob("*.toml") if path.stem != "pretrain")
 
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
@@ -17,6 +19,11 @@ def test_shipped_recipes_parse_and_the_user_s_flags_win(recipe: Path) -> None:
     arguments = expand_recipes(["--seed", "7", f"@{recipe}", "--data", "d", "--output", "o", "--stage1.epochs", "3"])
     config = tyro.cli(TrainConfig, args=arguments)
     assert (config.seed, config.stage1.epochs, config.data) == (7, 3, Path("d"))
+
+
+def test_the_pretraining_recipe_parses() -> None:
+    config = tyro.cli(PretrainConfig, args=expand_recipes([f"@{FOLDER / 'pretrain.toml'}", "--data", "d", "--output", "o"]))
+    assert (config.schedule.batch, config.schedule.epochs, config.inter_weight) == (6, 20, 0.5)
 
 
 def test_booleans_lists_and_tables_become_flags(tmp_path: Path) -> None:

@@ -1,0 +1,39 @@
+"""The two views of pre-training (thesis appendix A.3), each image with its own draw. Knows no network."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from . import torchvision_schemas  # noqa: F401  must precede torchvision
+
+from torchvision.transforms import InterpolationMode, v2  # isort: skip
+
+# Appendix A.3, "Intra-Image": what the picture looks like, never where things are.
+PHOTOMETRIC = v2.Compose(
+    [
+        v2.RandomAdjustSharpness(2, p=0.5),
+        v2.RandomAutocontrast(p=0.5),
+        v2.RandomEqualize(p=0.5),
+        v2.GaussianBlur(3, sigma=(0.1, 2.0)),
+        v2.ColorJitter(brightness=0.2, contrast=0.2, saturation=0.2, hue=0.1),
+    ]
+)
+# "Inter-Image": where things are, never what they look like; turned corners show white, as beyond tissue.
+SPATIAL = v2.Compose(
+    [
+        v2.RandomHorizontalFlip(p=0.5),
+        v2.RandomVerticalFlip(p=0.5),
+        v2.RandomRotation((-90, 90), interpolation=InterpolationMode.BILINEAR, fill=255),
+    ]
+)
+
+
+def photometric_view(images: Tensor) -> Tensor:
+    """uint8 (B, 3, H, W) → another of the same kind whose pixels lie where they were."""
+    return torch.stack([PHOTOMETRIC(image) for image in images])
+
+
+def spatial_view(images: Tensor) -> Tensor:
+    """uint8 (B, 3, H, W) → flipped and turned."""
+    return torch.stack([SPATIAL(image) for image in images])
