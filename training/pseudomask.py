@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,12 +18,15 @@ from torch.utils.data import DataLoader
 from serving.contract import TissueTask
 
 from .cam import gate_by_labels, labels_from_cam, normalize_cam
+from .cam_kinds import CamOptions, averaged_class_maps
 from .classifier import Classifier
 from .encoder import normalize
 from .patch_dataset import PatchDataset, PatchSample
 
 
-def write_pseudo_masks(network: Classifier, samples: Sequence[PatchSample], task: TissueTask, folder: Path) -> list[PatchSample]:
+def write_pseudo_masks(
+    network: Classifier, samples: Sequence[PatchSample], task: TissueTask, folder: Path, cam: CamOptions
+) -> list[PatchSample]:
     """Write one palette PNG per patch and return the samples with these as targets.
 
     Args:
@@ -33,7 +37,7 @@ def write_pseudo_masks(network: Classifier, samples: Sequence[PatchSample], task
     targets: list[PatchSample] = []
     network.eval()
     for batch in loader:
-        for labels in pseudo_masks(network, batch, task).numpy().astype(np.uint8):
+        for labels in pseudo_masks(network, batch, task, cam).numpy().astype(np.uint8):
             sample = samples[len(targets)]
             path = folder / f"{sample.image.stem}.png"
             write_palette_png(path, labels, task)
@@ -43,22 +47,21 @@ def write_pseudo_masks(network: Classifier, samples: Sequence[PatchSample], task
         "encoder": network.config.encoder,
         "stages": network.config.stages,
         "gate": "image-level labels",
-        "flips": True,
+        "cam": dataclasses.asdict(cam),
     }
     (folder / "provenance.json").write_text(json.dumps({"patches": len(targets), "task": task.name} | method, indent=2) + "\n")
     return targets
 
 
 @torch.no_grad()
-def pseudo_masks(network: Classifier, batch: dict[str, Tensor], task: TissueTask) -> Tensor:
-    """Eq. 4.9: int64 (B, H, W) of 0…C. CAMs of both flips averaged, gated by the image label, upsampled, then the background cut out."""
+def pseudo_masks(network: Classifier, batch: dict[str, Tensor], task: TissueTask, cam_options: CamOptions) -> Tensor:
+    """Eq. 4.9: int64 (B, H, W) of 0…C. Averaged CAMs, gated by the image label, upsampled, then the background cut out."""
     images = normalize(batch["image"], task.normalization.mean, task.normalization.std)
-    class_maps, logits = network(images)
-    flipped_maps, flipped_logits = network(images.flip(3))
-    cam = normalize_cam((class_maps + flipped_maps.flip(3)) / 2)
+    class_maps, logits = averaged_class_maps(network, images, cam_options)
+    cam = normalize_cam(class_maps)
     gated = gate_by_labels(cam, batch["labels"])
     full = functional.interpolate(gated, size=images.shape[2:], mode="bilinear", align_corners=False)
-    labels = labels_from_cam(full, batch["labels"], (logits + flipped_logits) / 2)
+    labels = labels_from_cam(full, batch["labels"], logits)
     return labels * (~batch["background"]).long()
 
 

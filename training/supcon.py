@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from . import torchvision_schemas  # noqa: F401  must precede pytorch_metric_learning's optional imports
 from .cam import IGNORE
@@ -20,27 +21,50 @@ class PsclLoss(nn.Module):
 
     def __init__(self, temperature: float = 0.1, max_vectors: int = 4096, seed: int = 0) -> None:
         super().__init__()
+        self.temperature = temperature
         self.supcon = SupConLoss(temperature=temperature)
         self.max_vectors = max_vectors
         self.generator = torch.Generator().manual_seed(seed)
 
-    def forward(self, features: Tensor, labels: Tensor) -> Tensor:
+    def forward(self, features: Tensor, labels: Tensor, confidence: Tensor | None = None) -> Tensor:
         """Scalar loss; 0 (with a gradient path) where no vector has a positive.
 
         Args:
             features: (B, D, h, w).
             labels: int64 (B, h, w), IGNORE = left out (eq. 4.7).
+            confidence: (B, h, w) of each pseudo-label, 0…1: weight of its vector's term (thesis §6.2.2); None = all alike.
         """
         kept = labels != IGNORE
         vectors = features.permute(0, 2, 3, 1)[kept]  # (N, D)
         classes = labels[kept]
+        weights = None if confidence is None else confidence[kept]
         if len(classes) > self.max_vectors:
             chosen = draw_balanced(classes, self.max_vectors, self.generator)
             vectors, classes = vectors[chosen], classes[chosen]
+            weights = None if weights is None else weights[chosen]
         if len(classes) < 2:
             return features.sum() * 0
-        loss: Tensor = self.supcon(vectors, classes)
+        loss: Tensor = self.supcon(vectors, classes) if weights is None else weighted_supcon(vectors, classes, weights, self.temperature)
         return loss
+
+
+def weighted_supcon(vectors: Tensor, classes: Tensor, weights: Tensor, temperature: float) -> Tensor:
+    """Eq. 4.8 with a weight for each anchor's term: Σ wᵢ·Lᵢ / Σ wᵢ over the anchors that have a positive; 0 where none has.
+
+    Lᵢ = −1/|P(i)| Σ_{p ∈ P(i)} log( exp(sᵢₚ/τ) / Σ_{a ≠ i} exp(sᵢₐ/τ) ), s = cosine similarity.
+
+    Args:
+        vectors: (N, D); classes: int64 (N,); weights: (N,), at least 0.
+    """
+    normal = functional.normalize(vectors, dim=1)
+    similarity = normal @ normal.T / temperature
+    itself = torch.eye(len(classes), dtype=torch.bool, device=classes.device)
+    positive = (classes[:, None] == classes[None]) & ~itself
+    log_share = similarity - similarity.masked_fill(itself, float("-inf")).logsumexp(dim=1, keepdim=True)
+    counts = positive.sum(dim=1)
+    terms = -(log_share * positive).sum(dim=1) / counts.clamp(min=1)
+    anchors = weights * (counts > 0)
+    return (anchors * terms).sum() / anchors.sum().clamp(min=torch.finfo(terms.dtype).tiny)
 
 
 def draw_balanced(classes: Tensor, count: int, generator: torch.Generator) -> Tensor:

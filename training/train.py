@@ -15,6 +15,7 @@ from serving.contract import TissueTask
 from serving.tasks import get_task
 
 from . import torchvision_schemas  # noqa: F401  must precede lightning
+from .cam_kinds import CamOptions
 from .checkpoint import Checkpoint, load, save
 from .classifier import Classifier, ClassifierConfig
 from .datasets.catalog import DataFormat, read_training
@@ -66,6 +67,7 @@ class TrainConfig:
     stage1: Schedule = field(default_factory=Schedule)
     stage2: Schedule = field(default_factory=lambda: Schedule("adamw", 1e-4, power=0.0, batch=32, epochs=20))
     pscl: PsclOptions = field(default_factory=PsclOptions)
+    cam: CamOptions = field(default_factory=CamOptions)
     augmentation: Augmentation = field(default_factory=Augmentation)
     supervised: bool = False
     """Train stage 2 on the masks of the data instead: the upper bound that weak supervision is compared with."""
@@ -89,7 +91,7 @@ def train_pscl(config: TrainConfig) -> Path:
         return path
     samples = [PatchSample(record.image, record.labels) for record in records]
     classifier = _stage_one(config, task, samples)
-    targets = write_pseudo_masks(classifier, samples, task, config.output / "pseudo_masks")
+    targets = write_pseudo_masks(classifier, samples, task, config.output / "pseudo_masks", config.cam)
     segmenter = train_segmenter(config, task, targets, classifier)
     save(path, Checkpoint(task, "pscl", classifier.eval(), segmenter.eval(), _provenance(config, len(records), started_s)))
     (config.output / STAGE_ONE_FILE).unlink(missing_ok=True)

@@ -28,11 +28,11 @@ def test_the_pretraining_recipe_parses() -> None:
 
 def test_booleans_lists_and_tables_become_flags(tmp_path: Path) -> None:
     recipe = tmp_path / "r.toml"
-    recipe.write_text('pretrained = true\ncam_stages = [1, 2]\n[pscl]\nbackground = false\ngate = "none"\n')
+    recipe.write_text('pretrained = true\ncam_stages = [1, 2]\n[pscl]\nbackground = "none"\nalone = true\ngate = "none"\n')
     config = tyro.cli(TrainConfig, args=expand_recipes([f"@{recipe}", "--data", "d", "--output", "o"]))
     assert config.pretrained
     assert config.cam_stages == (1, 2)
-    assert (config.pscl.background, config.pscl.gate) == (False, "none")
+    assert (config.pscl.background, config.pscl.gate, config.pscl.alone) == ("none", "none", True)
 
 
 def test_recipe_errors(tmp_path: Path) -> None:
