@@ -1,14 +1,17 @@
-"""Stage 2's network: encoder and FPN pixel decoder, K = C + 1 outputs on the cell grid (thesis §4.4). Knows no loss."""
+"""Stage 2's network: encoder and pixel decoder, K = C + 1 outputs on the cell grid (thesis §4.4). Knows no loss."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from torch import Tensor, nn
 from torch.nn import functional
 
 from .encoder import Encoder
+
+DecoderKind = Literal["fpn", "mask2former"]
 
 
 @dataclass(frozen=True)
@@ -18,12 +21,24 @@ class SegmenterConfig:
     Attributes:
         stages: feature stages the decoder fuses, shallow to deep; the shallowest gives the cell grid.
         width: channels of the decoder.
+        decoder: fpn, or mask2former (the thesis's), which needs stages of strides 4, 8, 16, 32.
+        decoder_layers: of mask2former's deformable encoder.
     """
 
     encoder: str
     stages: tuple[int, ...]
     num_classes: int
     width: int
+    decoder: DecoderKind = "fpn"
+    decoder_layers: int = 6
+
+
+def _make_decoder(config: SegmenterConfig, encoder: Encoder) -> nn.Module:
+    if config.decoder == "fpn":
+        return FpnDecoder(encoder.channels, config.width)
+    from .pixel_decoder import Mask2FormerDecoder  # transformers takes seconds to import, and only this decoder needs it
+
+    return Mask2FormerDecoder(encoder.channels, encoder.strides, config.width, config.decoder_layers)
 
 
 class FpnDecoder(nn.Module):
@@ -50,7 +65,7 @@ class Segmenter(nn.Module):
         super().__init__()
         self.config = config
         self.encoder = Encoder(config.encoder, config.stages, pretrained, weights)
-        self.decoder = FpnDecoder(self.encoder.channels, config.width)
+        self.decoder = _make_decoder(config, self.encoder)
         self.head = nn.Conv2d(config.width, config.num_classes + 1, 1)
 
     @property

@@ -26,7 +26,7 @@ from .patch_dataset import Augmentation, PatchDataset, PatchSample
 from .patches import PatchRecord
 from .pseudomask import write_pseudo_masks
 from .schedule import Schedule
-from .segmenter import Segmenter, SegmenterConfig
+from .segmenter import DecoderKind, Segmenter, SegmenterConfig
 from .stage_one import PsclOptions, StageOne
 from .stage_two import StageTwo
 
@@ -58,6 +58,8 @@ class TrainConfig:
     """Feature stages that the classifier's head reads; several are fused on the finest grid."""
     decoder_stages: tuple[int, ...] = (0, 1, 2, 3)
     """Feature stages that the decoder fuses."""
+    decoder: DecoderKind = "mask2former"
+    """Pixel decoder: the thesis's, of Mask2Former, or a plain feature pyramid."""
     decoder_width: int = 256
     """Channels of the pixel decoder."""
     pretrained: bool = False
@@ -118,7 +120,9 @@ def train_segmenter(config: TrainConfig, task: TissueTask, targets: Sequence[Pat
     """Stage 2: the encoder starts from stage 1's where there is one."""
     lightning.seed_everything(config.seed + 1, verbose=False)
     network = Segmenter(
-        SegmenterConfig(config.encoder, config.decoder_stages, len(task.classes), config.decoder_width), config.pretrained, config.weights
+        SegmenterConfig(config.encoder, config.decoder_stages, len(task.classes), config.decoder_width, config.decoder),
+        config.pretrained,
+        config.weights,
     )
     if classifier is not None:
         copy_encoder(classifier.encoder, network.encoder)

@@ -26,6 +26,7 @@ task = "demo"
 encoder = "test_resnet"
 cam_stages = [2]
 decoder_stages = [1, 2]
+decoder = "fpn"
 decoder_width = 8
 [stage1]
 optimizer = "adamw"

@@ -19,7 +19,7 @@ from training.schedule import Schedule
 from training.train import TrainConfig, train_pscl
 
 FLAGS = [
-    *("--encoder", "test_resnet", "--cam-stages", "2", "--decoder-stages", "1", "2", "--decoder-width", "8"),
+    *("--encoder", "test_resnet", "--cam-stages", "2", "--decoder-stages", "1", "2", "--decoder", "fpn", "--decoder-width", "8"),
     *("--stage1.optimizer", "adamw", "--stage1.learning-rate", "0.001", "--stage1.batch", "8", "--stage1.epochs", "3"),
     *("--stage2.batch", "8", "--stage2.epochs", "1", "--pscl.max-vectors", "64"),
 ]
@@ -69,6 +69,7 @@ def test_the_upper_bound_learns_the_masks(patches: Path, tmp_path: Path) -> None
         output=tmp_path,
         encoder="test_resnet",
         decoder_stages=(1, 2),
+        decoder="fpn",
         decoder_width=8,
         stage2=Schedule("adamw", 1e-3, batch=8, steps=4),
         supervised=True,
@@ -89,6 +90,7 @@ def test_the_same_seed_gives_the_same_network(patches: Path, tmp_path: Path) -> 
             output=tmp_path / name,
             encoder="test_resnet",
             decoder_stages=(1, 2),
+            decoder="fpn",
             decoder_width=8,
             stage2=Schedule("adamw", 1e-3, batch=8, steps=3),
             supervised=True,
