@@ -12,7 +12,7 @@ from torch.nn import functional
 from serving.contract import TissueTask
 
 from . import torchvision_schemas  # noqa: F401  must precede lightning
-from .cam import gate_by_labels, gate_by_logits, normalize_cam, pseudo_labels
+from .cam import IGNORE, gate_by_labels, gate_by_logits, normalize_cam, pseudo_labels
 from .classifier import Classifier
 from .encoder import normalize
 from .schedule import Schedule, make_optimizer
@@ -89,7 +89,9 @@ class StageOne(lightning.LightningModule):
         seed = self._background_seed(cam, batch)
         strongest = cam.amax(dim=1)
         confidence = strongest if seed is None else torch.maximum(strongest, seed)
-        return pseudo_labels(cam, seed, self.options.threshold), confidence
+        labels = pseudo_labels(cam, seed, self.options.threshold)
+        real = functional.adaptive_avg_pool2d(batch["valid"].float()[:, None], (cam.shape[2], cam.shape[3]))[:, 0]
+        return torch.where(real > 0.5, labels, torch.full_like(labels, IGNORE)), confidence  # padding is no tissue of its own
 
     def _background_seed(self, cam: Tensor, batch: dict[str, Tensor]) -> Tensor | None:
         """How much each cell is background, (B, h, w), 0…1; None where background is no class."""

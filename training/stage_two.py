@@ -8,6 +8,7 @@ from torch.nn import functional
 from serving.contract import TissueTask
 
 from . import torchvision_schemas  # noqa: F401  must precede lightning
+from .datasets.placement import IGNORE_LABEL
 from .encoder import normalize
 from .schedule import Schedule, make_optimizer
 from .segmenter import Segmenter
@@ -29,7 +30,9 @@ class StageTwo(lightning.LightningModule):
     def training_step(self, batch: dict[str, Tensor], batch_index: int) -> Tensor:
         logits = self.network(normalize(batch["image"], self.task.normalization.mean, self.task.normalization.std))
         full = functional.interpolate(logits, size=batch["target"].shape[1:], mode="bilinear", align_corners=False)
-        loss = functional.cross_entropy(full, batch["target"])
+        # The mean over the pixels that count; a batch of padding alone teaches nothing, and must not be NaN.
+        counted = (batch["target"] != IGNORE_LABEL).sum().clamp(min=1)
+        loss = functional.cross_entropy(full, batch["target"], ignore_index=IGNORE_LABEL, reduction="sum") / counted
         self.log("cross_entropy", loss.detach(), prog_bar=True)
         return loss
 

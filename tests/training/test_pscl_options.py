@@ -11,8 +11,12 @@ from pytorch_metric_learning.losses import SupConLoss
 
 from serving.tasks import get_task
 from training.classifier import Classifier, ClassifierConfig
+from training.datasets.placement import IGNORE_LABEL
+from training.encoder import normalize
 from training.schedule import Schedule
+from training.segmenter import Segmenter, SegmenterConfig
 from training.stage_one import PsclOptions, StageOne
+from training.stage_two import StageTwo
 from training.supcon import PsclLoss, weighted_supcon
 
 TASK = dataclasses.replace(get_task("demo"), tile_px=64)
@@ -71,6 +75,7 @@ def batch() -> dict[str, torch.Tensor]:
         "image": torch.randint(0, 256, (2, 3, 64, 64), generator=generator, dtype=torch.uint8),
         "background": background,
         "labels": torch.tensor([[1.0, 0, 1, 0], [0, 1, 0, 0]]),
+        "valid": torch.ones(2, 64, 64, dtype=torch.bool),
     }
 
 
@@ -120,3 +125,24 @@ def test_the_term_begins_when_it_is_told_and_may_stand_alone(monkeypatch: pytest
     assert losses(5, start_epoch=5) == {"mlsm", "pscl"}
     assert losses(5, start_epoch=5, alone=True) == {"mlsm", "pscl"}
     assert losses(0, weigh_by_confidence=True) == {"mlsm", "pscl"}
+
+
+def test_padding_counts_in_neither_stage() -> None:
+    padded = batch()
+    padded["valid"][:, :, 32:] = False
+    labels, _ = stage(background="none", gate="none")._pseudo_labels(*maps(), padded)
+    assert labels[0, 0].tolist() == [3, 3, -1, -1]
+    torch.manual_seed(0)
+    network = Segmenter(SegmenterConfig("test_resnet", (1, 2), 4, 8)).eval()
+    module = StageTwo(network, TASK, Schedule(), 10)
+    module.log = lambda *_, **__: None  # type: ignore[method-assign]
+    padded["target"] = torch.ones(2, 64, 64, dtype=torch.int64)
+    padded["target"][:, :, 32:] = IGNORE_LABEL
+    loss = module.training_step(padded, 0)
+    with torch.no_grad():
+        logits = network(normalize(padded["image"], TASK.normalization.mean, TASK.normalization.std))
+        full = torch.nn.functional.interpolate(logits, size=(64, 64), mode="bilinear")
+        expected = torch.nn.functional.cross_entropy(full[:, :, :, :32], padded["target"][:, :, :32])
+    torch.testing.assert_close(loss.detach(), expected)
+    padded["target"][:] = IGNORE_LABEL
+    assert float(module.training_step(padded, 0).detach()) == 0
