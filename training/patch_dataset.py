@@ -38,6 +38,7 @@ class PatchSample:
     image: Path
     labels: tuple[int, ...]
     target: Path | None = None
+    confidence: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -90,6 +91,8 @@ class PatchDataset(Dataset[dict[str, Tensor]]):
         layers = [rgb, self._background(rgb)[..., None], valid[..., None]]
         if target is not None:
             layers.append(target[..., None])
+        if sample.confidence is not None:
+            layers.append(self._read_confidence(sample.confidence))
         stacked = self._augment(np.concatenate(layers, axis=2), random)
         item = {
             "image": torch.from_numpy(self._jitter(stacked[..., :3], random)).permute(2, 0, 1),
@@ -99,6 +102,8 @@ class PatchDataset(Dataset[dict[str, Tensor]]):
         }
         if target is not None:
             item["target"] = torch.from_numpy(stacked[..., 5].astype(np.int64))
+        if sample.confidence is not None:
+            item["confidence"] = torch.from_numpy(stacked[..., 6:].astype(np.float32) / 255).permute(2, 0, 1)
         return item
 
     def _tile(
@@ -118,6 +123,17 @@ class PatchDataset(Dataset[dict[str, Tensor]]):
         if labels is not None:
             target = np.where(valid, labels, np.uint8(IGNORE_LABEL)) if is_tile else tile_labels(scale_labels(labels, shape_s), placement)
         return tile_rgb(scale_rgb(rgb, shape_s), placement), target, valid.astype(np.uint8)
+
+    def _read_confidence(self, path: Path) -> npt.NDArray[np.uint8]:
+        """Eq. 4.10 as pseudo-masks carry it, (C, h, w) on the CAM grid, 255 = certain → (tile_px, tile_px, C)."""
+        try:
+            with np.load(path, allow_pickle=False) as archive:
+                levels = archive["confidence"]
+        except (OSError, ValueError, KeyError) as error:
+            raise DataError(f"{path}: expected the confidence of a pseudo-mask, cannot read it ({error}): train stage 1 again") from error
+        cell_px = self.task.tile_px // levels.shape[1]
+        spread: npt.NDArray[np.uint8] = levels.repeat(cell_px, axis=1).repeat(cell_px, axis=2).transpose(1, 2, 0)
+        return spread
 
     def _check_size(self, path: Path, shape_i: Shape, shape_s: Shape) -> None:
         tile_px = self.task.tile_px

@@ -21,6 +21,7 @@ from .cam import gate_by_labels, labels_from_cam, normalize_cam
 from .cam_kinds import CamOptions, averaged_class_maps
 from .classifier import Classifier
 from .encoder import normalize
+from .noise_reduced import cam_confidence
 from .patch_dataset import PatchDataset, PatchSample
 
 
@@ -30,18 +31,21 @@ def write_pseudo_masks(
     """Write one palette PNG per patch and return the samples with these as targets.
 
     Args:
-        folder: made if absent; gets `<image stem>.png` and `provenance.json`.
+        folder: made if absent; gets `<image stem>.png`, the confidence of eq. 4.10 beside it (`.npz`, uint8 (C, h, w)), and `provenance.json`.
     """
     folder.mkdir(parents=True, exist_ok=True)
     loader = DataLoader(PatchDataset(samples, task, augmentation=None, seed=0), batch_size=16)
     targets: list[PatchSample] = []
     network.eval()
     for batch in loader:
-        for labels in pseudo_masks(network, batch, task, cam).numpy().astype(np.uint8):
+        masks, confidences = pseudo_masks(network, batch, task, cam)
+        for labels, confidence in zip(masks.numpy().astype(np.uint8), confidences.numpy(), strict=True):
             sample = samples[len(targets)]
             path = folder / f"{sample.image.stem}.png"
             write_palette_png(path, labels, task)
-            targets.append(PatchSample(sample.image, sample.labels, path))
+            levels = np.rint(confidence * 255).astype(np.uint8)
+            np.savez_compressed(path.with_suffix(".npz"), confidence=levels)
+            targets.append(PatchSample(sample.image, sample.labels, path, path.with_suffix(".npz")))
     method = {
         "equation": "4.9",
         "encoder": network.config.encoder,
@@ -54,15 +58,17 @@ def write_pseudo_masks(
 
 
 @torch.no_grad()
-def pseudo_masks(network: Classifier, batch: dict[str, Tensor], task: TissueTask, cam_options: CamOptions) -> Tensor:
-    """Eq. 4.9: int64 (B, H, W) of 0…C. Averaged CAMs, gated by the image label, upsampled, then the background cut out."""
+def pseudo_masks(network: Classifier, batch: dict[str, Tensor], task: TissueTask, cam_options: CamOptions) -> tuple[Tensor, Tensor]:
+    """Eq. 4.9: int64 (B, H, W) of 0…C. Averaged CAMs, gated by the image label, upsampled, then the background cut out.
+    And eq. 4.10: the share of each class, (B, C, h, w) on the CAM grid.
+    """
     images = normalize(batch["image"], task.normalization.mean, task.normalization.std)
     class_maps, logits = averaged_class_maps(network, images, cam_options)
     cam = normalize_cam(class_maps)
     gated = gate_by_labels(cam, batch["labels"])
     full = functional.interpolate(gated, size=images.shape[2:], mode="bilinear", align_corners=False)
     labels = labels_from_cam(full, batch["labels"], logits)
-    return labels * (~batch["background"]).long()
+    return labels * (~batch["background"]).long(), cam_confidence(gated)
 
 
 def write_palette_png(path: Path, labels: npt.NDArray[np.uint8], task: TissueTask) -> None:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
 from torch import Tensor
 from torch.nn import functional
 
@@ -10,6 +14,7 @@ from serving.contract import TissueTask
 from . import torchvision_schemas  # noqa: F401  must precede lightning
 from .datasets.placement import IGNORE_LABEL
 from .encoder import normalize
+from .noise_reduced import noise_reduced_loss
 from .schedule import Schedule, make_optimizer
 from .segmenter import Segmenter
 
@@ -17,24 +22,45 @@ import lightning  # isort: skip
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig  # isort: skip
 
 
-class StageTwo(lightning.LightningModule):
-    """Segmenter trained on stage 1's pseudo-masks as if they were truth: cross-entropy over 0…C (thesis §4.4)."""
+@dataclass(frozen=True)
+class StageTwoOptions:
+    """What stage 2 minimizes."""
 
-    def __init__(self, network: Segmenter, task: TissueTask, schedule: Schedule, total_steps: int) -> None:
+    loss: Literal["cross_entropy", "noise_reduced"] = "cross_entropy"
+    """The thesis found plain cross-entropy better (table 5.23)."""
+    temperature: float = 1.0
+    """Of the Gumbel softmax in the noise-reduced loss."""
+
+
+class StageTwo(lightning.LightningModule):
+    """Segmenter trained on stage 1's pseudo-masks: as if they were truth, or each pixel by its confidence (thesis §4.4)."""
+
+    def __init__(self, network: Segmenter, task: TissueTask, schedule: Schedule, options: StageTwoOptions, total_steps: int) -> None:
         super().__init__()
         self.network = network
         self.task = task
         self.schedule = schedule
+        self.options = options
         self.total_steps = total_steps
 
     def training_step(self, batch: dict[str, Tensor], batch_index: int) -> Tensor:
         logits = self.network(normalize(batch["image"], self.task.normalization.mean, self.task.normalization.std))
         full = functional.interpolate(logits, size=batch["target"].shape[1:], mode="bilinear", align_corners=False)
-        # The mean over the pixels that count; a batch of padding alone teaches nothing, and must not be NaN.
-        counted = (batch["target"] != IGNORE_LABEL).sum().clamp(min=1)
-        loss = functional.cross_entropy(full, batch["target"], ignore_index=IGNORE_LABEL, reduction="sum") / counted
-        self.log("cross_entropy", loss.detach(), prog_bar=True)
+        loss = self._noise_reduced(full, batch) if self.options.loss == "noise_reduced" else _cross_entropy(full, batch["target"])
+        self.log(self.options.loss, loss.detach(), prog_bar=True)
         return loss
+
+    def _noise_reduced(self, logits: Tensor, batch: dict[str, Tensor]) -> Tensor:
+        """Eq. 4.11; the background's confidence is 1 where the rule seeded it, which is where the pseudo-mask is 0."""
+        seeded = (batch["target"] == 0)[:, None].to(logits.dtype)
+        confidence = torch.cat([seeded, batch["confidence"] * (1 - seeded)], dim=1)
+        return noise_reduced_loss(logits, batch["target"], confidence, self.options.temperature, noise=self.training)
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         return make_optimizer(self.network.parameters(), self.schedule, self.total_steps)
+
+
+def _cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
+    """The mean over the pixels that count; a batch of padding alone teaches nothing, and must not be NaN."""
+    counted = (target != IGNORE_LABEL).sum().clamp(min=1)
+    return functional.cross_entropy(logits, target, ignore_index=IGNORE_LABEL, reduction="sum") / counted

@@ -28,7 +28,7 @@ from .pseudomask import write_pseudo_masks
 from .schedule import Schedule
 from .segmenter import DecoderKind, Segmenter, SegmenterConfig
 from .stage_one import PsclOptions, StageOne
-from .stage_two import StageTwo
+from .stage_two import StageTwo, StageTwoOptions
 
 import lightning  # isort: skip
 
@@ -69,6 +69,7 @@ class TrainConfig:
     stage1: Schedule = field(default_factory=Schedule)
     stage2: Schedule = field(default_factory=lambda: Schedule("adamw", 1e-4, power=0.0, batch=32, epochs=20))
     pscl: PsclOptions = field(default_factory=PsclOptions)
+    segment: StageTwoOptions = field(default_factory=StageTwoOptions)
     cam: CamOptions = field(default_factory=CamOptions)
     augmentation: Augmentation = field(default_factory=Augmentation)
     supervised: bool = False
@@ -88,6 +89,8 @@ def train_pscl(config: TrainConfig) -> Path:
     path = config.output / CHECKPOINT_FILE
     started_s = time.monotonic()
     if config.supervised:
+        if config.segment.loss != "cross_entropy":
+            raise RecipeError("--supervised: masks have no confidence: expected --segment.loss cross_entropy")
         segmenter = train_segmenter(config, task, _masks_as_targets(config, records), None)
         save(path, Checkpoint(task, "supervised", None, segmenter.eval(), _provenance(config, len(records), started_s)))
         return path
@@ -127,7 +130,7 @@ def train_segmenter(config: TrainConfig, task: TissueTask, targets: Sequence[Pat
     if classifier is not None:
         copy_encoder(classifier.encoder, network.encoder)
     dataset = PatchDataset(targets, task, config.augmentation, config.seed + 1)
-    module = StageTwo(network, task, config.stage2, total_steps(len(dataset), config.stage2, "stage2"))
+    module = StageTwo(network, task, config.stage2, config.segment, total_steps(len(dataset), config.stage2, "stage2"))
     fit(module, dataset, config.stage2, config.output / "stage2", config.machine)
     return network
 

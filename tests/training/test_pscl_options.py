@@ -16,7 +16,7 @@ from training.encoder import normalize
 from training.schedule import Schedule
 from training.segmenter import Segmenter, SegmenterConfig
 from training.stage_one import PsclOptions, StageOne
-from training.stage_two import StageTwo
+from training.stage_two import StageTwo, StageTwoOptions
 from training.supcon import PsclLoss, weighted_supcon
 
 TASK = dataclasses.replace(get_task("demo"), tile_px=64)
@@ -134,7 +134,7 @@ def test_padding_counts_in_neither_stage() -> None:
     assert labels[0, 0].tolist() == [3, 3, -1, -1]
     torch.manual_seed(0)
     network = Segmenter(SegmenterConfig("test_resnet", (1, 2), 4, 8)).eval()
-    module = StageTwo(network, TASK, Schedule(), 10)
+    module = StageTwo(network, TASK, Schedule(), StageTwoOptions(), 10)
     module.log = lambda *_, **__: None  # type: ignore[method-assign]
     padded["target"] = torch.ones(2, 64, 64, dtype=torch.int64)
     padded["target"][:, :, 32:] = IGNORE_LABEL
