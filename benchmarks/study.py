@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
+import os
+import platform
 import sys
 import tomllib
 from collections.abc import Iterator
@@ -100,6 +103,7 @@ def run_study(config: StudyConfig) -> dict[str, Any]:
         "task": config.task,
         "classes": list(task.class_names),
         "config": {key: _plain(value) for key, value in vars(config).items() if key != "output"},
+        "machine": {"cores": os.cpu_count(), "python": platform.python_version(), "torch": importlib.metadata.version("torch")},
         "images": image_names(config),
         "rows": {row: values.tolist() for row, values in rows.items()},
         "pseudo_masks": pseudo,
