@@ -9,20 +9,24 @@ import numpy.typing as npt
 
 from serving.background import background_mask
 from serving.contract import BACKGROUND, TILE, BackgroundRule
+from training.tissue.patch import draw_patch
 
 from .graphs import KindGraphs
 from .runtime import Graph
 from .signature import NET_PREFIX, is_combined
 
 CANARY_TILES = 2
+_FIRST_SEED = 910_000_000  # far from every seed of a generated data set
 
 
-def canary_tiles(tiles: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
-    """Two different tiles; a quarter of the second is made glass, so that the background step has something to find."""
-    chosen = tiles[:CANARY_TILES].copy()
-    half_px = chosen.shape[1] // 2
-    chosen[-1, :half_px, :half_px] = 255
-    return chosen
+def canary_tiles(tile_px: int) -> npt.NDArray[np.uint8]:
+    """Two different tiles of generated tissue, uint8 (2, tile_px, tile_px, 3), whatever the task: a release travels, and nobody's slides with it.
+
+    A quarter of the second is glass, so that the background step has something to find.
+    """
+    tiles = np.stack([draw_patch(_FIRST_SEED + index, tile_px)[0] for index in range(CANARY_TILES)])
+    tiles[-1, : tile_px // 2, : tile_px // 2] = 255
+    return tiles
 
 
 def canary_arrays(graphs: KindGraphs, rule: BackgroundRule | None, tiles: npt.NDArray[np.uint8]) -> dict[str, npt.NDArray[Any]]:

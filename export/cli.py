@@ -53,7 +53,9 @@ def export(config: ExportConfig, arguments: Sequence[str], console: Console) -> 
     console.print(parity_table(graphs))
     source = f"{len(tiles)} of {config.tiles.name}" if config.tiles else f"{len(tiles)} generated"
     notes = provenance(config.checkpoint, checkpoint, arguments, source)
-    release = publish(config.repository, config.name, Draft(checkpoint.task, checkpoint.method, graphs, canary_tiles(tiles), notes))
+    release = publish(
+        config.repository, config.name, Draft(checkpoint.task, checkpoint.method, graphs, canary_tiles(checkpoint.task.tile_px), notes)
+    )
     for kind in release.kinds:
         console.print(f"{entry_name(config.name, kind)} now answers as {release.frozen(kind)}", soft_wrap=True)
     console.print(

@@ -25,7 +25,7 @@ def provenance(path: Path, checkpoint: Checkpoint, arguments: Sequence[str], til
     """
     return {
         "checkpoint": {"file": path.name, "sha256": sha256(path)},
-        "training": checkpoint.provenance,
+        "training": _portable(checkpoint.provenance),
         "command": ["histoserve", "export", *(_portable(argument) for argument in arguments)],
         "parity_tiles": tiles,
         "versions": {"python": platform.python_version(), **{name: importlib.metadata.version(name) for name in _PACKAGES}},
@@ -39,6 +39,14 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _portable(argument: str) -> str:
-    """Absolute paths shrink to their last part: releases travel into images and repositories."""
-    return Path(argument).name if Path(argument).is_absolute() else argument
+def _portable(value: Any) -> Any:
+    """Absolute paths, wherever they stand, shrink to their last part: releases travel into images and repositories."""
+    if isinstance(value, dict):
+        return {key: _portable(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [_portable(entry) for entry in value]
+    if not isinstance(value, str):
+        return value
+    mark = "@" if value.startswith("@") else ""  # of a recipe
+    path = Path(value.removeprefix(mark))
+    return mark + path.name if path.is_absolute() else value

@@ -78,4 +78,4 @@ def both_kinds(task: TissueTask = DEMO) -> tuple[KindGraphs, ...]:
 
 
 def draft(graphs: tuple[KindGraphs, ...], task: TissueTask = DEMO) -> Draft:
-    return Draft(task, "pscl", graphs, canary_tiles(tissue_like(8)), {"made_by": "a test"})
+    return Draft(task, "pscl", graphs, canary_tiles(task.tile_px), {"made_by": "a test"})
