@@ -28,7 +28,9 @@ class Encoder(nn.Module):
         strides: input pixels per feature cell of each returned stage.
     """
 
-    def __init__(self, name: str, stages: Sequence[int], pretrained: bool = False, weights: Path | None = None) -> None:
+    def __init__(
+        self, name: str, stages: Sequence[int], pretrained: bool = False, weights: Path | None = None, image_px: int = 224
+    ) -> None:
         """Build the encoder.
 
         Args:
@@ -36,6 +38,7 @@ class Encoder(nn.Module):
             stages: which of its feature stages to return (timm `out_indices`), ascending.
             pretrained: load timm's own weights (needs its hub).
             weights: a local checkpoint file (.pt, .pth, .safetensors): of timm's whole model, or what `histoserve pretrain` wrote.
+            image_px: side of the images, which windowed transformers must know; others take any.
 
         Raises:
             EncoderError: unknown name or stage, or weights that cannot be had or do not fit.
@@ -52,10 +55,13 @@ class Encoder(nn.Module):
             )
         own = _read_body(name, weights)
         overlay = {"file": str(weights)} if weights is not None and own is None else None
+        settings = timm.get_pretrained_cfg(name)
+        sized = {"img_size": image_px} if settings is not None and settings.fixed_input_size else {}
         try:
             body = timm.create_model(
                 name,
                 features_only=True,
+                **sized,
                 out_indices=self.stages,
                 pretrained=pretrained or overlay is not None,
                 pretrained_cfg_overlay=overlay,

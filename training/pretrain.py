@@ -92,8 +92,9 @@ def pretrain(config: PretrainConfig) -> Path:
     task = get_task(config.task)
     images = list_unlabeled(config.data, config.exclude)
     lightning.seed_everything(config.seed, verbose=False)
-    encoder = Encoder(config.encoder, (config.stage,))
-    dataset = UnlabeledDataset(images, config.tile_px or task.tile_px)
+    tile_px = config.tile_px or task.tile_px
+    encoder = Encoder(config.encoder, (config.stage,), image_px=tile_px)
+    dataset = UnlabeledDataset(images, tile_px)
     module = Pretraining(encoder, task, config, total_steps(len(dataset), config.schedule, "schedule"))
     fit(module, dataset, config.schedule, config.output / "pretraining", config.machine)
     path = config.output / ENCODER_FILE

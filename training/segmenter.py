@@ -23,6 +23,7 @@ class SegmenterConfig:
         width: channels of the decoder.
         decoder: fpn, or mask2former (the thesis's), which needs stages of strides 4, 8, 16, 32.
         decoder_layers: of mask2former's deformable encoder.
+        image_px: side of the images.
     """
 
     encoder: str
@@ -31,6 +32,7 @@ class SegmenterConfig:
     width: int
     decoder: DecoderKind = "fpn"
     decoder_layers: int = 6
+    image_px: int = 224
 
 
 def _make_decoder(config: SegmenterConfig, encoder: Encoder) -> nn.Module:
@@ -64,7 +66,7 @@ class Segmenter(nn.Module):
     def __init__(self, config: SegmenterConfig, pretrained: bool = False, weights: Path | None = None) -> None:
         super().__init__()
         self.config = config
-        self.encoder = Encoder(config.encoder, config.stages, pretrained, weights)
+        self.encoder = Encoder(config.encoder, config.stages, pretrained, weights, config.image_px)
         self.decoder = _make_decoder(config, self.encoder)
         self.head = nn.Conv2d(config.width, config.num_classes + 1, 1)
 

@@ -112,7 +112,9 @@ def chosen_task(config: TrainConfig) -> TissueTask:
 def train_classifier(config: TrainConfig, task: TissueTask, samples: Sequence[PatchSample]) -> Classifier:
     """Stage 1."""
     lightning.seed_everything(config.seed, verbose=False)
-    network = Classifier(ClassifierConfig(config.encoder, config.cam_stages, len(task.classes)), config.pretrained, config.weights)
+    network = Classifier(
+        ClassifierConfig(config.encoder, config.cam_stages, len(task.classes), task.tile_px), config.pretrained, config.weights
+    )
     dataset = PatchDataset(samples, task, config.augmentation, config.seed)
     module = StageOne(network, task, config.stage1, config.pscl, total_steps(len(dataset), config.stage1, "stage1"), config.seed)
     fit(module, dataset, config.stage1, config.output / "stage1", config.machine)
@@ -123,7 +125,9 @@ def train_segmenter(config: TrainConfig, task: TissueTask, targets: Sequence[Pat
     """Stage 2: the encoder starts from stage 1's where there is one."""
     lightning.seed_everything(config.seed + 1, verbose=False)
     network = Segmenter(
-        SegmenterConfig(config.encoder, config.decoder_stages, len(task.classes), config.decoder_width, config.decoder),
+        SegmenterConfig(
+            config.encoder, config.decoder_stages, len(task.classes), config.decoder_width, config.decoder, image_px=task.tile_px
+        ),
         config.pretrained,
         config.weights,
     )

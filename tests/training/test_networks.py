@@ -111,6 +111,18 @@ def test_checkpoint_comes_back_as_it_went(tmp_path: Path) -> None:
         torch.testing.assert_close(loaded.segment_network(images), saved.segment_network(images))
 
 
+def test_checkpoint_from_before_there_was_a_choice_of_decoder(tmp_path: Path) -> None:
+    path = tmp_path / "checkpoint.pt"
+    save(path, make_checkpoint())
+    content = torch.load(path, weights_only=True)
+    for field in ("decoder", "decoder_layers"):
+        del content["segmenter"]["config"][field]
+    torch.save(content, path)
+    network = load(path).segment_network
+    assert network is not None
+    assert network.config.decoder == "fpn"
+
+
 def test_checkpoint_errors_name_file_and_remedy(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"absent.pt: expected a checkpoint, found no file: train one"):
         load(tmp_path / "absent.pt")
@@ -120,3 +132,12 @@ def test_checkpoint_errors_name_file_and_remedy(tmp_path: Path) -> None:
     torch.save({"version": 99}, tmp_path / "new.pt")
     with pytest.raises(CheckpointError, match="expected checkpoint version 1, got 99"):
         load(tmp_path / "new.pt")
+
+
+@pytest.mark.parametrize("name", ["swinv2_cr_tiny_224", "swin_tiny_patch4_window7_224"])
+def test_windowed_transformers_take_the_tile_s_size(name: str) -> None:
+    encoder = Encoder(name, (0, 1), image_px=128).eval()
+    with torch.no_grad():
+        features = encoder(torch.randn(1, 3, 128, 128))
+    assert [tuple(feature.shape[2:]) for feature in features] == [(32, 32), (16, 16)]
+    assert encoder.strides == (4, 8)
