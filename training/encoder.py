@@ -56,7 +56,7 @@ class Encoder(nn.Module):
         own = _read_body(name, weights)
         overlay = {"file": str(weights)} if weights is not None and own is None else None
         settings = timm.get_pretrained_cfg(name)
-        sized = {"img_size": image_px} if settings is not None and settings.fixed_input_size else {}
+        sized: dict[str, Any] = {"img_size": image_px} if settings is not None and settings.fixed_input_size else {}
         try:
             body = timm.create_model(
                 name,
