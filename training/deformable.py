@@ -36,30 +36,34 @@ def multi_scale_deformable_attention(
         start += height * width
         sampled = sample_bilinear(own, height, width, locations[:, :, level])  # (B·heads, Q, points, d)
         total = total + (sampled * weights[:, :, level, :, None]).sum(dim=2)
-    return total.reshape(batch, heads, queries, depth).permute(0, 2, 1, 3).reshape(batch, queries, heads * depth)
+    return total.reshape(batch, heads, queries, depth).permute(0, 2, 1, 3).reshape(batch, queries, heads * depth).to(value.dtype)
 
 
 def sample_bilinear(rows: Tensor, height: int, width: int, locations: Tensor) -> Tensor:
-    """`grid_sample(mode="bilinear", padding_mode="zeros", align_corners=False)` on flattened maps.
+    """`grid_sample(mode="bilinear", padding_mode="zeros", align_corners=False)` on flattened maps, its gradients too.
 
     Args:
         rows: (N, height·width, d).
-        locations: (N, Q, points, 2), x and y, 0…1.
+        locations: (N, Q, points, 2), x and y, 0…1; one that is no finite number gives NaN.
 
     Returns:
-        (N, Q, points, d).
+        (N, Q, points, d), float32 or wider.
     """
+    # Half precision cannot tell the cells of a large map apart.
+    locations = locations.to(torch.promote_types(locations.dtype, torch.float32))
     x = locations[..., 0] * width - 0.5
     y = locations[..., 1] * height - 0.5
     left, top = x.floor(), y.floor()
-    total = torch.zeros((), dtype=rows.dtype, device=rows.device)
+    across, below = x - left, y - top  # shares of the right and the lower cell
+    total = torch.zeros((), dtype=locations.dtype, device=rows.device)
     for down in (0, 1):
         for right in (0, 1):
             column, row = left + right, top + down
-            share = (1 - (x - column).abs()) * (1 - (y - row).abs())
+            share = (across if right else 1 - across) * (below if down else 1 - below)
             inside = (column >= 0) & (column <= width - 1) & (row >= 0) & (row <= height - 1)
-            index = row.clamp(0, height - 1) * width + column.clamp(0, width - 1)
-            total = total + _gather(rows, index.long()) * (share * inside.to(share.dtype)).unsqueeze(-1)
+            # Integers: a graph turned to half precision must still count its cells exactly.
+            index = torch.where(inside, row, 0).long() * width + torch.where(inside, column, 0).long()
+            total = total + _gather(rows, index) * (share * inside.to(share.dtype)).unsqueeze(-1)
     return total
 
 

@@ -7,6 +7,8 @@ label then, which holds for most of what is cut: twice the tile is the limit.
 
 from __future__ import annotations
 
+import zipfile
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -127,11 +129,17 @@ class PatchDataset(Dataset[dict[str, Tensor]]):
     def _read_confidence(self, path: Path) -> npt.NDArray[np.uint8]:
         """Eq. 4.10 as pseudo-masks carry it, (C, h, w) on the CAM grid, 255 = certain → (tile_px, tile_px, C)."""
         try:
-            with np.load(path, allow_pickle=False) as archive:
+            with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:  # numpy leaves a damaged file open
                 levels = archive["confidence"]
-        except (OSError, ValueError, KeyError) as error:
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
             raise DataError(f"{path}: expected the confidence of a pseudo-mask, cannot read it ({error}): train stage 1 again") from error
-        cell_px = self.task.tile_px // levels.shape[1]
+        tile_px, num_classes = self.task.tile_px, len(self.task.classes)
+        if levels.ndim != 3 or len(levels) != num_classes or any(side == 0 or tile_px % side for side in levels.shape[1:]):
+            raise DataError(
+                f"{path}: expected the confidence of {num_classes} classes on a grid that divides {tile_px} px, got {levels.shape}: "
+                "train stage 1 again"
+            )
+        cell_px = tile_px // levels.shape[1]
         spread: npt.NDArray[np.uint8] = levels.repeat(cell_px, axis=1).repeat(cell_px, axis=2).transpose(1, 2, 0)
         return spread
 

@@ -62,4 +62,6 @@ class _Initialized(library.Mask2FormerPreTrainedModel):  # type: ignore[no-untyp
     def __init__(self, config: Mask2FormerConfig, channels: list[int]) -> None:
         super().__init__(config)
         self.decoder: Any = library.Mask2FormerPixelDecoder(config, channels)
-        self.post_init()  # type: ignore[no-untyped-call]
+        # Not post_init(): it takes a class outside of transformers for custom code and then skips every module that holds no parameter of
+        # its own, the attention among them.
+        self.apply(self._init_weights)

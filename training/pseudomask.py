@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -32,7 +33,9 @@ def write_pseudo_masks(
 
     Args:
         folder: made if absent; gets `<image stem>.png`, the confidence of eq. 4.10 beside it (`.npz`, uint8 (C, h, w)), and `provenance.json`.
+            Further images of the same stem, from other folders, get a number behind it.
     """
+    names = _file_names([sample.image for sample in samples])
     folder.mkdir(parents=True, exist_ok=True)
     loader = DataLoader(PatchDataset(samples, task, augmentation=None, seed=0), batch_size=16)
     targets: list[PatchSample] = []
@@ -41,7 +44,7 @@ def write_pseudo_masks(
         masks, confidences = pseudo_masks(network, batch, task, cam)
         for labels, confidence in zip(masks.numpy().astype(np.uint8), confidences.numpy(), strict=True):
             sample = samples[len(targets)]
-            path = folder / f"{sample.image.stem}.png"
+            path = folder / f"{names[len(targets)]}.png"
             write_palette_png(path, labels, task)
             levels = np.rint(confidence * 255).astype(np.uint8)
             np.savez_compressed(path.with_suffix(".npz"), confidence=levels)
@@ -55,6 +58,19 @@ def write_pseudo_masks(
     }
     (folder / "provenance.json").write_text(json.dumps({"patches": len(targets), "task": task.name} | method, indent=2) + "\n")
     return targets
+
+
+def _file_names(images: Sequence[Path]) -> list[str]:
+    """A name for each image that no other one has: its stem, or stem and number."""
+    names: list[str] = []
+    stems = {image.stem for image in images}
+    taken: set[str] = set()
+    for image in images:
+        numbered = (f"{image.stem}-{number}" for number in itertools.count(2))
+        name = image.stem if image.stem not in taken else next(name for name in numbered if name not in taken | stems)
+        taken.add(name)
+        names.append(name)
+    return names
 
 
 @torch.no_grad()

@@ -14,6 +14,7 @@ from serving.contract import TissueTask
 from . import torchvision_schemas  # noqa: F401  must precede lightning
 from .datasets.placement import IGNORE_LABEL
 from .encoder import normalize
+from .errors import RecipeError
 from .noise_reduced import noise_reduced_loss
 from .schedule import Schedule, make_optimizer
 from .segmenter import Segmenter
@@ -29,7 +30,12 @@ class StageTwoOptions:
     loss: Literal["cross_entropy", "noise_reduced"] = "cross_entropy"
     """The thesis found plain cross-entropy better (table 5.23)."""
     temperature: float = 1.0
-    """Of the Gumbel softmax in the noise-reduced loss."""
+    """Of the Gumbel softmax in the noise-reduced loss; above 0."""
+
+    def __post_init__(self) -> None:
+        # Here, not where it is used: stage 1 would have been trained by then.
+        if not self.temperature > 0:
+            raise RecipeError(f"segment.temperature: expected a number above 0, got {self.temperature}")
 
 
 class StageTwo(lightning.LightningModule):
@@ -51,7 +57,10 @@ class StageTwo(lightning.LightningModule):
         return loss
 
     def _noise_reduced(self, logits: Tensor, batch: dict[str, Tensor]) -> Tensor:
-        """Eq. 4.11; the background's confidence is 1 where the rule seeded it, which is where the pseudo-mask is 0."""
+        """Eq. 4.11; the background's confidence is 1 where the rule seeded it, which is where the pseudo-mask is 0.
+
+        The tissues' is 0 there: eq. 4.9 overrules the CAMs in the same places.
+        """
         seeded = (batch["target"] == 0)[:, None].to(logits.dtype)
         confidence = torch.cat([seeded, batch["confidence"] * (1 - seeded)], dim=1)
         return noise_reduced_loss(logits, batch["target"], confidence, self.options.temperature, noise=self.training)

@@ -1,61 +1,31 @@
-"""Deformable attention without GridSample against torch and transformers; the Mask2Former decoder learns and exports."""
+"""The Mask2Former decoder: the library's features and starting weights, gradients, half precision, checkpoint, export."""
 
 from __future__ import annotations
 
+import copy
 import dataclasses
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from torch.nn import functional
 
 from export.parity import check_network
 from export.signature import network_signature
 from export.to_onnx import to_onnx
 from export.wrapper import SegmentNet
 from serving.tasks import get_task
-from training.deformable import multi_scale_deformable_attention, sample_bilinear
+from training.checkpoint import Checkpoint, load, save
 from training.errors import EncoderError
 from training.pixel_decoder import Mask2FormerDecoder
 from training.segmenter import Segmenter, SegmenterConfig
 from training.tissue.patch import draw_patch
 
+from transformers.models.mask2former import modeling_mask2former as mask2former  # isort: skip
+from transformers.models.oneformer.modeling_oneformer import multi_scale_deformable_attention as library_attention  # isort: skip
+
 TASK = dataclasses.replace(get_task("demo"), tile_px=64)
-
-
-@settings(deadline=None, max_examples=40)
-@given(height=st.integers(1, 6), width=st.integers(1, 7), seed=st.integers(0, 99))
-def test_gathering_is_grid_sample(height: int, width: int, seed: int) -> None:
-    generator = torch.Generator().manual_seed(seed)
-    maps = torch.randn(2, 3, height, width, generator=generator, dtype=torch.float64)
-    locations = torch.rand(2, 5, 4, 2, generator=generator, dtype=torch.float64) * 2 - 0.5  # far outside too
-    locations[0, 0] = torch.tensor([[0.0, 0.0], [1.0, 1.0], [0.5 / width, 0.5 / height], [1 - 0.5 / width, 0.0]])
-    expected = functional.grid_sample(maps, 2 * locations - 1, mode="bilinear", padding_mode="zeros", align_corners=False)
-    sampled = sample_bilinear(maps.flatten(2).transpose(1, 2), height, width, locations)
-    torch.testing.assert_close(sampled, expected.permute(0, 2, 3, 1))
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_attention_is_a_weighted_sum_over_levels_and_points(dtype: torch.dtype) -> None:
-    generator = torch.Generator().manual_seed(0)
-    shapes = [(2, 3), (4, 5)]
-    batch, heads, depth, queries, points = 2, 2, 3, 4, 3
-    value = torch.randn(batch, 6 + 20, heads, depth, generator=generator, dtype=dtype)
-    locations = torch.rand(batch, queries, heads, 2, points, 2, generator=generator, dtype=dtype) * 1.4 - 0.2
-    weights = torch.rand(batch, queries, heads, 2, points, generator=generator, dtype=dtype)
-    expected = torch.zeros(batch, queries, heads * depth, dtype=dtype)
-    levels = value[:, :6], value[:, 6:]
-    for b in range(batch):
-        for q in range(queries):
-            for head in range(heads):
-                for level, (height, width) in enumerate(shapes):
-                    plane = levels[level][b, :, head].T.reshape(1, depth, height, width)
-                    grid = 2 * locations[b, q, head, level].view(1, 1, points, 2) - 1
-                    found = functional.grid_sample(plane, grid, align_corners=False)[0, :, 0]
-                    expected[b, q, head * depth : (head + 1) * depth] += (found * weights[b, q, head, level]).sum(-1)
-    torch.testing.assert_close(multi_scale_deformable_attention(value, shapes, locations, weights), expected)
 
 
 @pytest.fixture(scope="module")
@@ -64,17 +34,75 @@ def segmenter() -> Segmenter:
     return Segmenter(SegmenterConfig("test_resnet", (1, 2, 3, 4), 4, 32, "mask2former", decoder_layers=1)).eval()
 
 
+def attentions_of(module: torch.nn.Module) -> list[Any]:
+    return [part for part in module.modules() if hasattr(part, "sampling_offsets")]
+
+
+def test_is_the_library_s_decoder(segmenter: Segmenter, monkeypatch: pytest.MonkeyPatch) -> None:
+    images = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        ours = segmenter(images)
+        monkeypatch.setattr(mask2former, "multi_scale_deformable_attention", library_attention)
+        torch.testing.assert_close(segmenter(images), ours)
+
+
+def test_attention_starts_on_rings_around_each_cell() -> None:
+    """Zhu et al. 2021, appendix A.4: offsets of 1, 2, … cells, each head in a direction of its own, whatever the cell holds."""
+    decoder = Mask2FormerDecoder([8, 8, 8, 8], [4, 8, 16, 32], 128, layers=2)
+    attentions = attentions_of(decoder)
+    assert len(attentions) == 2
+    for attention in attentions:
+        assert not attention.sampling_offsets.weight.any()
+        assert not attention.attention_weights.weight.any()
+        offsets = attention.sampling_offsets.bias.detach().view(4, 3, 4, 2)  # heads, levels, points
+        rings = torch.arange(1.0, 5.0).expand(4, 3, 4)
+        torch.testing.assert_close(offsets.abs().amax(dim=-1), rings)
+        torch.testing.assert_close(offsets[:, 0, 0], torch.tensor([[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0], [0.0, -1.0]]))
+
+
 def test_gradient_reaches_every_parameter(segmenter: Segmenter) -> None:
-    segmenter.zero_grad()
-    logits = segmenter(torch.randn(2, 3, 64, 64))
+    network = copy.deepcopy(segmenter).train()
+    for module in network.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            torch.nn.init.ones_(module.weight)  # timm starts a block's last normalization at 0, which hides the block
+    for attention in attentions_of(network):
+        torch.nn.init.normal_(attention.sampling_offsets.weight, std=0.01)  # starts at 0 too, which hides the levels' embeddings
+    logits = network(torch.randn(2, 3, 64, 64))
     assert logits.shape == (2, 5, 16, 16)
     torch.autograd.backward(logits.square().mean())
-    # Within the encoder timm starts residual branches at zero; every stage it gives must be reached all the same.
-    parts = {**dict(segmenter.decoder.named_parameters()), **dict(segmenter.head.named_parameters())}
-    assert [name for name, value in parts.items() if value.grad is None or not value.grad.abs().sum()] == []
-    body = segmenter.encoder.body.named_parameters()
-    reached = {name.split(".")[0] for name, value in body if value.grad is not None and value.grad.abs().sum()}
-    assert {"layer1", "layer2", "layer3", "layer4"} <= reached
+    assert [name for name, value in network.named_parameters() if value.grad is None or not value.grad.abs().sum()] == []
+
+
+def test_learns_in_mixed_precision(segmenter: Segmenter) -> None:
+    network = copy.deepcopy(segmenter)
+    images = torch.randn(2, 3, 224, 224)  # 28×28 cells: more than bfloat16 can count
+    with torch.no_grad():
+        expected = network(images)
+    with torch.autocast("cpu", torch.bfloat16):
+        logits = network(images)
+    torch.testing.assert_close(logits.float(), expected, atol=0.1 * float(expected.abs().max()), rtol=0)
+    torch.autograd.backward(logits.float().square().mean())
+    assert all(value.grad is not None and value.grad.isfinite().all() for value in network.decoder.parameters())
+
+
+def test_a_row_answers_as_it_does_alone(segmenter: Segmenter) -> None:
+    images = torch.randn(3, 3, 64, 64)
+    with torch.no_grad():
+        together = segmenter(images)
+        for row in range(3):
+            torch.testing.assert_close(segmenter(images[row : row + 1])[0], together[row], atol=1e-5, rtol=1e-4)
+
+
+def test_comes_back_from_a_checkpoint(segmenter: Segmenter, tmp_path: Path) -> None:
+    config = dataclasses.replace(segmenter.config, decoder_layers=2)
+    saved = Segmenter(config).eval()
+    save(tmp_path / "checkpoint.pt", Checkpoint(TASK, "supervised", None, saved, {}))
+    loaded = load(tmp_path / "checkpoint.pt").segment_network
+    assert loaded is not None
+    assert loaded.config == config
+    images = torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        assert torch.equal(loaded(images), saved(images))
 
 
 def test_exports_without_grid_sample_and_keeps_parity(segmenter: Segmenter) -> None:
