@@ -33,7 +33,7 @@ check: setup
 	$(BIN)/lint-imports
 
 unit: setup
-	$(BIN)/pytest -m "not triton and not install"
+	$(BIN)/pytest -m "not triton and not install and not slow"
 
 test: setup
 	$(BIN)/pytest

@@ -21,6 +21,8 @@ from training.patches import save_mask
 from training.tissue.patch import draw_labels
 from training.tissue.render import render
 
+pytestmark = pytest.mark.slow
+
 RECIPE = """
 task = "demo"
 encoder = "test_resnet"

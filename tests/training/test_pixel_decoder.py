@@ -105,6 +105,7 @@ def test_comes_back_from_a_checkpoint(segmenter: Segmenter, tmp_path: Path) -> N
         assert torch.equal(loaded(images), saved(images))
 
 
+@pytest.mark.slow
 def test_exports_without_grid_sample_and_keeps_parity(segmenter: Segmenter) -> None:
     graph = to_onnx(SegmentNet(segmenter, TASK.normalization, segmenter.cell_px), network_signature("segment", TASK, segmenter.cell_px))
     assert not [node.op_type for node in graph.graph.node if node.op_type == "GridSample"]

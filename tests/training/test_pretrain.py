@@ -20,6 +20,8 @@ from training.schedule import Schedule
 from training.tissue.patch import draw_patch
 from training.unlabeled import UnlabeledDataset, list_unlabeled
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def images(tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -18,6 +18,8 @@ from training.patches import write_patches
 from training.schedule import Schedule
 from training.train import TrainConfig, train_pscl
 
+pytestmark = pytest.mark.slow
+
 FLAGS = [
     *("--encoder", "test_resnet", "--cam-stages", "2", "--decoder-stages", "1", "2", "--decoder", "fpn", "--decoder-width", "8"),
     *("--stage1.optimizer", "adamw", "--stage1.learning-rate", "0.001", "--stage1.batch", "8", "--stage1.epochs", "3"),
