@@ -174,7 +174,9 @@ def _masks_as_targets(config: TrainConfig, records: Sequence[PatchRecord]) -> li
 
 
 def _provenance(config: TrainConfig, patches: int, started_s: float) -> dict[str, Any]:
-    versions = {name: importlib.metadata.version(name) for name in ("histoserve", "torch", "timm", "lightning", "pytorch-metric-learning")}
+    names = ["histoserve", "torch", "timm", "lightning", "pytorch-metric-learning"]
+    names += ["transformers"] if config.decoder == "mask2former" else []
+    versions = {name: importlib.metadata.version(name) for name in names}
     recipe = {key: _plain(value) for key, value in dataclasses.asdict(config).items()}
     seconds = round(time.monotonic() - started_s, 1)
     return {"command": sys.argv[1:], "versions": versions, "recipe": recipe, "patches": patches, "seconds": seconds}
