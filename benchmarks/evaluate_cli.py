@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import tyro
 from rich.console import Console
 from rich.table import Table
@@ -166,13 +165,12 @@ def _model(config: EvaluateConfig) -> Iterator[TileModel]:
 
 
 def scores_table(evaluations: Mapping[str, Sequence[Scores]], class_names: Sequence[str]) -> Table:
-    """IoU per class, one row per name and protocol."""
+    """IoU per class, one row per name and protocol; what does not fit into 80 columns is in the JSON."""
     table = Table(title="IoU per class (unmasked: background counts; masked: truth's background dropped)")
-    for column in ("", "protocol", *class_names, "mIoU", "fwIoU", "accuracy", "Dice"):
+    for column in ("", "protocol", *class_names, "mIoU", "fwIoU"):
         table.add_column(column, justify="left" if column in ("", "protocol") else "right")
     for name, entries in evaluations.items():
         for scores in entries:
-            dice = float(np.nanmean(scores.dice))
-            values = (*scores.iou, scores.miou, scores.fwiou, scores.accuracy, dice)
+            values = (*scores.iou, scores.miou, scores.fwiou)
             table.add_row(name, scores.protocol, *(f"{value:.3f}" for value in values))
     return table
