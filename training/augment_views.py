@@ -29,11 +29,22 @@ SPATIAL = v2.Compose(
 )
 
 
-def photometric_view(images: Tensor) -> Tensor:
-    """uint8 (B, 3, H, W) → another of the same kind whose pixels lie where they were."""
-    return torch.stack([PHOTOMETRIC(image) for image in images])
+def photometric_view(images: Tensor, generator: torch.Generator) -> Tensor:
+    """uint8 (B, 3, H, W) → another of the same kind whose pixels lie where they were.
+
+    Args:
+        generator: on the CPU; the same state gives the same view.
+    """
+    return _view(PHOTOMETRIC, images, generator)
 
 
-def spatial_view(images: Tensor) -> Tensor:
-    """uint8 (B, 3, H, W) → flipped and turned."""
-    return torch.stack([SPATIAL(image) for image in images])
+def spatial_view(images: Tensor, generator: torch.Generator) -> Tensor:
+    """uint8 (B, 3, H, W) → flipped and turned; `generator` as for `photometric_view`."""
+    return _view(SPATIAL, images, generator)
+
+
+def _view(transform: v2.Compose, images: Tensor, generator: torch.Generator) -> Tensor:
+    # torchvision draws from torch's global generator on the CPU alone: lend it ours, and put the global one back.
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(int(torch.randint(2**62, (), generator=generator)))
+        return torch.stack([transform(image) for image in images])

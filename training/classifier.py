@@ -20,12 +20,15 @@ class ClassifierConfig:
         encoder: timm name.
         image_px: side of the images.
         stages: feature stages the head reads. One is the thesis; several are brought to the finest grid and concatenated (§6.2.1).
+        final_norm: the deepest stage comes after the encoder's final norm, where a transformer has one (METHODS "PSCL"). False, what networks
+            saved before there was the choice are, takes features as timm gives them.
     """
 
     encoder: str
     stages: tuple[int, ...]
     num_classes: int
     image_px: int = 224
+    final_norm: bool = False
 
 
 class Classifier(nn.Module):
@@ -34,7 +37,7 @@ class Classifier(nn.Module):
     def __init__(self, config: ClassifierConfig, pretrained: bool = False, weights: Path | None = None) -> None:
         super().__init__()
         self.config = config
-        self.encoder = Encoder(config.encoder, config.stages, pretrained, weights, config.image_px)
+        self.encoder = Encoder(config.encoder, config.stages, pretrained, weights, config.image_px, config.final_norm)
         self.head = nn.Conv2d(sum(self.encoder.channels), config.num_classes, 1)
         # One stage's scale must not drown another's where several are fused.
         self.norms = nn.ModuleList(nn.GroupNorm(1, c) if len(config.stages) > 1 else nn.Identity() for c in self.encoder.channels)

@@ -1,26 +1,20 @@
-"""timm encoders as one signature: normalized RGB in, a pyramid of features out. Knows no task and no loss."""
+"""Encoders as one signature: normalized RGB in, a pyramid of features out. Knows no task and no loss."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from . import torchvision_schemas  # noqa: F401  must precede timm
+from .encoder_body import BodyOptions, make_body, write_body
 from .errors import EncoderError
-
-import timm  # isort: skip
-
-
-_BODY = "histoserve.encoder"  # key of our own weight files
 
 
 class Encoder(nn.Module):
-    """A timm feature model cut off after the deepest stage that is used.
+    """A feature model cut off after the deepest stage that is used.
 
     Attributes:
         stages: indices of the stages returned, shallow to deep.
@@ -29,16 +23,24 @@ class Encoder(nn.Module):
     """
 
     def __init__(
-        self, name: str, stages: Sequence[int], pretrained: bool = False, weights: Path | None = None, image_px: int = 224
+        self,
+        name: str,
+        stages: Sequence[int],
+        pretrained: bool = False,
+        weights: Path | None = None,
+        image_px: int = 224,
+        final_norm: bool = False,
     ) -> None:
         """Build the encoder.
 
         Args:
-            name: a timm model that gives features, e.g. `resnet10t`, `convnext_atto`, `swin_tiny_patch4_window7_224`.
+            name: a timm model that gives features, e.g. `resnet10t`, `convnext_atto`, `swin_tiny_patch4_window7_224`; or `resnet38`.
             stages: which of its feature stages to return (timm `out_indices`), ascending.
             pretrained: load timm's own weights (needs its hub).
-            weights: a local checkpoint file (.pt, .pth, .safetensors): of timm's whole model, or what `histoserve pretrain` wrote.
+            weights: a local weight file: `training.encoder_body` says which kinds.
             image_px: side of the images, which windowed transformers must know; others take any.
+            final_norm: transformers normalize their last stage before they pool, and timm's features come before that: normalize them. Does
+                nothing for other models (METHODS "PSCL": f = last stage after its final norm). Starts fresh with weights of `histoserve pretrain`.
 
         Raises:
             EncoderError: unknown name or stage, or weights that cannot be had or do not fit.
@@ -46,78 +48,73 @@ class Encoder(nn.Module):
         super().__init__()
         self.name = name
         self.stages = tuple(stages)
-        if list(self.stages) != sorted(set(self.stages)) or not self.stages:
+        if list(self.stages) != sorted(set(self.stages)) or not self.stages or self.stages[0] < 0:
             raise EncoderError(f"encoder {name!r}: expected ascending, different stages, got {tuple(stages)}")
-        if not timm.is_model(name):
-            similar = timm.list_models(f"*{name.split('_')[0][:6]}*")[:5]
-            raise EncoderError(
-                f"encoder {name!r}: expected a name that timm knows, got an unknown one; similar: {', '.join(similar) or 'none'}"
-            )
-        own = _read_body(name, weights)
-        overlay = {"file": str(weights)} if weights is not None and own is None else None
-        settings = timm.get_pretrained_cfg(name)
-        sized: dict[str, Any] = {"img_size": image_px} if settings is not None and settings.fixed_input_size else {}
-        try:
-            body = timm.create_model(
-                name,
-                features_only=True,
-                **sized,
-                out_indices=self.stages,
-                pretrained=pretrained or overlay is not None,
-                pretrained_cfg_overlay=overlay,
-            )
-        except (RuntimeError, IndexError, AssertionError, OSError) as error:
-            source = f"weights {weights}" if weights else "timm's pretrained weights" if pretrained else f"stages {self.stages}"
-            raise EncoderError(f"encoder {name!r}: cannot be built with {source}: {error}") from error
-        if own is not None:
-            _load_body(name, body, own)
-        self.body: nn.Module = body
-        stage_info: Any = body.feature_info
-        self.channels: tuple[int, ...] = tuple(stage_info.channels())
-        self.strides: tuple[int, ...] = tuple(stage_info.reduction())
+        body = make_body(name, BodyOptions(self.stages, pretrained, weights, image_px, final_norm))
+        self.body = body.module
+        self.final_norm = body.final_norm
+        self.channels = body.channels
+        self.strides = body.strides
+        self._is_channels_last = body.is_channels_last
+        self._stage_modules = body.stage_modules
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        """(B, 3, H, W) normalized → one (B, channels[i], H / strides[i], W / strides[i]) per stage."""
-        features: list[Tensor] = self.body(images)
-        # Transformers of timm give NHWC features; the channel count tells which axis is which.
-        return [
-            feature if feature.shape[1] == channels else feature.permute(0, 3, 1, 2)
-            for feature, channels in zip(features, self.channels, strict=True)
-        ]
+        """(B, 3, H, W) normalized → one (B, channels[i], H / strides[i], W / strides[i]) per stage.
+
+        Raises:
+            EncoderError: images of a size that the model was not built for.
+        """
+        try:
+            features: list[Tensor] = self.body(images)
+        except AssertionError as error:  # timm's windowed transformers check the size with one
+            height, width = images.shape[2:]
+            raise EncoderError(
+                f"encoder {self.name!r}: cannot take images of {width}×{height} px: {error}. Build it with the images' side as image_px; "
+                "for scales other than 1 take an encoder of convolutions"
+            ) from error
+        *shallower, deepest = [self.channels_first(feature) for feature in features]
+        return [*shallower, self.final_norm(deepest)]
+
+    def channels_first(self, feature: Tensor) -> Tensor:
+        """A feature as the body gives it → (B, D, h, w). timm's windowed transformers give (B, h, w, D)."""
+        return feature.permute(0, 3, 1, 2) if self._is_channels_last else feature
+
+    @contextmanager
+    def captured(self, stage: int) -> Iterator[list[Tensor]]:
+        """While open, each forward pass appends one stage's feature as the body computes it: any stage up to the deepest, returned or not.
+
+        What is appended lies on the way to the output (gradients of it can be taken), in the body's layout: `channels_first` turns it.
+
+        Raises:
+            EncoderError: the body has no module whose output is a map of that stage.
+        """
+        name = self._stage_modules.get(stage)
+        if name is None:
+            known = ", ".join(str(index) for index in self._stage_modules) or "none"
+            raise EncoderError(f"encoder {self.name!r}: expected one of the feature stages {known} to look into, got {stage}")
+        captured: list[Tensor] = []
+        handle = self.body.get_submodule(name).register_forward_hook(_keep_in(captured, self.name, stage))
+        try:
+            yield captured
+        finally:
+            handle.remove()
 
 
-def _read_body(name: str, weights: Path | None) -> dict[str, Tensor] | None:
-    """The weights of an encoder's body as `save_body` wrote them; None for none, or for another kind of file, which is timm's to read."""
-    if weights is None:
-        return None
-    if not weights.is_file():
-        raise EncoderError(f"encoder {name!r}: expected a checkpoint file at {weights}, found none")
-    if weights.suffix == ".safetensors":
-        return None
-    try:
-        content = torch.load(weights, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises many kinds for a damaged file; all mean the same to the user
-        raise EncoderError(f"encoder {name!r}: expected weights in {weights}, cannot read them ({type(error).__name__})") from error
-    return content[_BODY] if isinstance(content, dict) and _BODY in content else None
+def _keep_in(captured: list[Tensor], name: str, stage: int) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], Tensor]:
+    def keep(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        if not isinstance(output, Tensor) or output.ndim != 4:
+            raise EncoderError(f"encoder {name!r}: expected a feature map at stage {stage}, got tokens: choose another stage or encoder")
+        # Where all before it is frozen, the graph begins here.
+        kept = output if output.requires_grad or not torch.is_grad_enabled() else output.detach().requires_grad_(True)
+        captured.append(kept)
+        return kept
 
-
-def _load_body(name: str, body: nn.Module, state: dict[str, Tensor]) -> None:
-    """Every parameter of the body must come from the file; deeper stages in the file are left out."""
-    needed = body.state_dict()
-    lacking = [key for key, value in needed.items() if key not in state or state[key].shape != value.shape]
-    if lacking:
-        raise EncoderError(
-            f"encoder {name!r}: expected weights of every parameter, the file lacks {len(lacking)}, e.g. {lacking[0]}: "
-            "pre-train this encoder up to the deepest stage that is used"
-        )
-    body.load_state_dict({key: state[key] for key in needed})
+    return keep
 
 
 def save_body(path: Path, encoder: Encoder) -> None:
-    """Write an encoder's weights for `Encoder(weights=…)`; the file appears whole or not at all."""
-    partial = path.with_name(path.name + ".partial")
-    torch.save({_BODY: encoder.body.state_dict()}, partial)
-    os.replace(partial, path)
+    """Write an encoder's weights for `Encoder(weights=…)`, without a final norm; the file appears whole or not at all."""
+    write_body(path, encoder.body)
 
 
 def copy_encoder(source: Encoder, target: Encoder) -> None:

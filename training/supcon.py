@@ -13,10 +13,15 @@ from pytorch_metric_learning.losses import SupConLoss  # isort: skip
 
 
 class PsclLoss(nn.Module):
-    """SupCon with cosine similarity over the kept vectors of the whole batch, averaged over the anchors with a positive.
+    """SupCon with cosine similarity over the kept vectors of the whole batch, the average of the anchors' non-zero terms.
 
     pytorch-metric-learning's SupConLoss is what the thesis used; its default reducer averages the non-zero terms.
-    The cost is quadratic in the number of vectors: above `max_vectors` a seeded draw keeps the same number of each class.
+
+    How vectors are sampled: all cells with a pseudo-label, up to `max_vectors` (the cost is quadratic). Above that `draw_balanced` draws without
+    replacement and evenly from the classes: a class that has fewer than its share gives all, and the others share what is left. Which images the
+    vectors come from plays no part. The draw comes from a generator of the given seed, on the CPU whatever the device, and does not touch torch's own.
+
+    Under mixed precision the loss is computed in float32: similarities divided by the temperature are too coarse in half precision.
     """
 
     def __init__(self, temperature: float = 0.1, max_vectors: int = 4096, seed: int = 0) -> None:
@@ -27,7 +32,7 @@ class PsclLoss(nn.Module):
         self.generator = torch.Generator().manual_seed(seed)
 
     def forward(self, features: Tensor, labels: Tensor, confidence: Tensor | None = None) -> Tensor:
-        """Scalar loss; 0 (with a gradient path) where no vector has a positive.
+        """Scalar loss, at least 0; 0 (with a gradient path) where no vector has a positive or none a negative.
 
         Args:
             features: (B, D, h, w).
@@ -36,22 +41,29 @@ class PsclLoss(nn.Module):
         """
         kept = labels != IGNORE
         vectors = features.permute(0, 2, 3, 1)[kept]  # (N, D)
+        vectors = vectors.to(torch.promote_types(vectors.dtype, torch.float32))
         classes = labels[kept]
-        weights = None if confidence is None else confidence[kept]
+        weights = None if confidence is None else confidence[kept].to(vectors.dtype)
         if len(classes) > self.max_vectors:
             chosen = draw_balanced(classes, self.max_vectors, self.generator)
             vectors, classes = vectors[chosen], classes[chosen]
             weights = None if weights is None else weights[chosen]
         if len(classes) < 2:
-            return features.sum() * 0
-        loss: Tensor = self.supcon(vectors, classes) if weights is None else weighted_supcon(vectors, classes, weights, self.temperature)
+            return vectors.sum() * 0
+        with torch.autocast(features.device.type, enabled=False):
+            loss: Tensor = (
+                self.supcon(vectors, classes) if weights is None else weighted_supcon(vectors, classes, weights, self.temperature)
+            )
         return loss
 
 
 def weighted_supcon(vectors: Tensor, classes: Tensor, weights: Tensor, temperature: float) -> Tensor:
-    """Eq. 4.8 with a weight for each anchor's term: Σ wᵢ·Lᵢ / Σ wᵢ over the anchors that have a positive; 0 where none has.
+    """Eq. 4.8 with a weight for each anchor's term: Σ wᵢ·Lᵢ / Σ wᵢ over the anchors whose term is not 0; 0 where there is none.
 
     Lᵢ = −1/|P(i)| Σ_{p ∈ P(i)} log( exp(sᵢₚ/τ) / Σ_{a ≠ i} exp(sᵢₐ/τ) ), s = cosine similarity.
+
+    With equal weights this is pytorch-metric-learning's SupConLoss, its conventions included: vectors of a single class, which nothing
+    is to be set apart from, give 0; a term that is 0, of an anchor already where it should be, does not thin the average.
 
     Args:
         vectors: (N, D); classes: int64 (N,); weights: (N,), at least 0.
@@ -59,11 +71,12 @@ def weighted_supcon(vectors: Tensor, classes: Tensor, weights: Tensor, temperatu
     normal = functional.normalize(vectors, dim=1)
     similarity = normal @ normal.T / temperature
     itself = torch.eye(len(classes), dtype=torch.bool, device=classes.device)
-    positive = (classes[:, None] == classes[None]) & ~itself
+    same = classes[:, None] == classes[None]
+    positive = same & ~itself
     log_share = similarity - similarity.masked_fill(itself, float("-inf")).logsumexp(dim=1, keepdim=True)
     counts = positive.sum(dim=1)
     terms = -(log_share * positive).sum(dim=1) / counts.clamp(min=1)
-    anchors = weights * (counts > 0)
+    anchors = weights * ((terms > 0) & ~same.all())
     return (anchors * terms).sum() / anchors.sum().clamp(min=torch.finfo(terms.dtype).tiny)
 
 

@@ -54,12 +54,20 @@ def naive(network: Classifier, batch: Tensor, kind: str) -> Tensor:
                 elif kind == "grad_cam":
                     total += g[channel].mean() * f[channel]
                 else:
-                    denominator = 2 * g[channel] ** 2 + (f[channel] * g[channel] ** 3).sum()
-                    alpha = torch.where(denominator == 0, 0.0, g[channel] ** 2 / denominator)
-                    total += (alpha * g[channel].clamp(min=0)).sum() * f[channel]
+                    total += plus_plus_weight(f[channel], g[channel]) * f[channel]
             rows.append(total)
         maps.append(torch.stack(rows))
     return torch.stack(maps)
+
+
+def plus_plus_weight(f: Tensor, g: Tensor) -> float:
+    """Grad-CAM++ eq. 19 and 5, cell by cell: the sum in α's denominator runs over the features of all cells, with the gradient of this one."""
+    weight = 0.0
+    for here in g.flatten().tolist():
+        denominator = 2 * here**2 + sum(there * here**3 for there in f.flatten().tolist())
+        if denominator != 0:
+            weight += here**2 / denominator * max(here, 0.0)
+    return weight
 
 
 @pytest.mark.parametrize("kind", ["grad_cam", "grad_cam_pp", "hires_cam"])

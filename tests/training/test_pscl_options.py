@@ -23,6 +23,9 @@ TASK = dataclasses.replace(get_task("demo"), tile_px=64)
 
 
 def naive(vectors: torch.Tensor, classes: list[int], weights: list[float], temperature: float) -> float:
+    """Eq. 4.8, vector by vector, averaged over the non-zero terms; nothing to set a single class apart from."""
+    if len(set(classes)) == 1:
+        return 0.0
     normal = [vector / vector.norm() for vector in vectors]
     total = mass = 0.0
     for i in range(len(normal)):
@@ -31,8 +34,9 @@ def naive(vectors: torch.Tensor, classes: list[int], weights: list[float], tempe
             continue
         scale = sum(np.exp(float(normal[i] @ normal[a]) / temperature) for a in range(len(normal)) if a != i)
         term = -sum(np.log(np.exp(float(normal[i] @ normal[p]) / temperature) / scale) for p in positives) / len(positives)
-        total += weights[i] * term
-        mass += weights[i]
+        if term > 0:
+            total += weights[i] * term
+            mass += weights[i]
     return total / mass if mass else 0.0
 
 
