@@ -7,7 +7,7 @@ import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,7 @@ from .errors import BenchmarkError, EvaluationError
 from .evaluate import evaluate_mask
 from .evaluate_images import ModelEvaluation, TruthImage, evaluate_images
 from .evaluation_report import write_report
+from .gates import GateOptions
 from .predict import OVERLAP
 from .report import Rgb
 from .truth_images import list_images, read_images
@@ -67,6 +68,7 @@ class EvaluateConfig:
     """Micrometers per pixel of the images; by default the scale that the task shipped with."""
     overlap: float = OVERLAP
     """Of neighboring tiles, share of a tile."""
+    gate: GateOptions = field(default_factory=GateOptions)
     protocol: Protocol = "unmasked"
     """Which figures lead: masked drops the pixels that truth calls background, unmasked counts them."""
     report: Path | None = None
@@ -109,6 +111,7 @@ def _evaluate(config: EvaluateConfig) -> tuple[tuple[Scores, ...], Sequence[str]
     more: dict[str, Any] = {}
     with _model(config) as model:
         evaluation = _evaluate_model(config, model, more)
+    more["gate"] = dataclasses.asdict(config.gate)
     more["images"] = {image.name: image.confusion.tolist() for image in evaluation.images}
     if evaluation.classification is not None:
         more["classification"] = dataclasses.asdict(evaluation.classification)
@@ -126,7 +129,7 @@ def _evaluate_model(config: EvaluateConfig, model: TileModel, more: dict[str, An
     def told(name: str) -> None:
         print(f"{name} done", file=sys.stderr, flush=True)
 
-    evaluation = evaluate_images(read_images(annotated, task), model, image_mpp, config.overlap, told)
+    evaluation = evaluate_images(read_images(annotated, task), model, image_mpp, config.overlap, told, config.gate)
     figures = None
     if config.checkpoint is not None and config.kind == "cam":
         figures, more["features"] = _features(config.checkpoint, read_images(annotated, task), image_mpp)

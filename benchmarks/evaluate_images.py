@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +16,7 @@ from training.datasets.placement import IGNORE_LABEL
 from training.metrics import Protocol, Scores, confusion_matrix, score
 from training.patches import image_labels
 
+from .gates import GateOptions, make_gate
 from .predict import OVERLAP, predict_labels, predict_tiles, to_label_scale
 
 Rgb = npt.NDArray[np.uint8]
@@ -76,8 +78,9 @@ def evaluate_images(
     image_mpp: float,
     overlap: float = OVERLAP,
     progress: Callable[[str], None] = lambda name: None,
+    gate: GateOptions = GateOptions(),  # noqa: B008  frozen
 ) -> ModelEvaluation:
-    """Segment every image and compare it with its truth, which the model never sees.
+    """Segment every image and compare it with its truth, which the model never sees, nor the gate unless it is the oracle.
 
     Args:
         image_mpp: micrometers per pixel of the images and truths.
@@ -86,7 +89,8 @@ def evaluate_images(
     task = model.contract.task
     results, present, found = [], [], []
     for image in images:
-        labels = predict_labels(image.rgb, model, image_mpp, overlap)
+        truth_m = to_label_scale(image.truth, image_mpp, task.mpp)
+        labels = predict_labels(image.rgb, model, image_mpp, overlap, partial(make_gate, gate, truth_m))
         counted = image.truth != IGNORE_LABEL
         results.append(ImageScores(image.name, confusion_matrix(image.truth[counted], labels[counted], len(task.classes)), labels))
         if model.contract.kind == "cam":

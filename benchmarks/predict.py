@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import dataclasses
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from clients.evidence import DEFAULT_GATE, Gate
 from clients.mirror import read_mirrored
 from clients.pipeline import Plan, TileModel, cell_rows, label_strips
-from clients.tiling import make_grid
+from clients.tiling import TileGrid, make_grid
 from training.datasets.placement import scale_rgb
 
 OVERLAP = 0.5  # of a tile: sliding window with half the tile as stride
@@ -19,16 +21,21 @@ _BATCH = 32
 _IN_FLIGHT = 2
 
 Rgb = npt.NDArray[np.uint8]
+GateMaker = Callable[[TileGrid], Gate]
 
 
-def predict_labels(rgb: Rgb, model: TileModel, image_mpp: float, overlap: float = OVERLAP) -> npt.NDArray[np.uint8]:
+def predict_labels(
+    rgb: Rgb, model: TileModel, image_mpp: float, overlap: float = OVERLAP, make_gate: GateMaker = lambda grid: DEFAULT_GATE
+) -> npt.NDArray[np.uint8]:
     """Labels 0…C of an image, uint8 (H, W).
 
     Args:
         rgb: uint8 (H, W, 3); brought to the model's scale where it differs by more than 1 %, and the labels back (nearest).
         image_mpp: its micrometers per pixel.
+        make_gate: the classes that count on a tile of this image, for models that give CAMs.
     """
     plan = make_image_plan(to_model_scale(rgb, image_mpp, model.contract.task.mpp), model, overlap)
+    plan = dataclasses.replace(plan, gate=make_gate(plan.grid))
     labels = np.concatenate([strip for _, strip in label_strips(plan, model, _no_progress)])
     return _nearest(labels, (rgb.shape[1], rgb.shape[0]))
 

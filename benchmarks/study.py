@@ -22,26 +22,9 @@ from training.datasets.catalog import DataFormat
 from training.datasets.image_file import read_indices
 from training.metrics import confusion_matrix
 
+from .errors import EvaluationError
 from .own_command import ask_histoserve, run_histoserve
-
-PRETRAINED = "pretrained"
-# Variant: flags of `histoserve train` beside the recipe's.
-VARIANTS: dict[str, tuple[str, ...]] = {
-    "classification": ("--pscl.weight", "0"),
-    "pscl": (),
-    PRETRAINED: (),
-    "supervised": ("--supervised",),
-}
-# What is evaluated of each variant: row of the table → (variant, network).
-ROWS: dict[str, tuple[str, str]] = {
-    "classification, CAM": ("classification", "cam"),
-    "classification, stage 2": ("classification", "segment"),
-    "PSCL, CAM": ("pscl", "cam"),
-    "PSCL, stage 2": ("pscl", "segment"),
-    "pre-trained + PSCL, CAM": (PRETRAINED, "cam"),
-    "pre-trained + PSCL, stage 2": (PRETRAINED, "segment"),
-    "supervised": ("supervised", "segment"),
-}
+from .study_plan import PRETRAINED, ROWS, VARIANTS, Row
 
 
 @dataclass(frozen=True)
@@ -67,9 +50,17 @@ class StudyConfig:
     tile_px: int = 128
     max_patches: int | None = None
     task: str = "wsss4luad"
-    pretrain: bool = True
-    """Also pre-train an encoder without labels on the training patches of each fold; its row starts from that."""
+    variants: tuple[str, ...] = tuple(VARIANTS)
+    """Of `study_plan.VARIANTS`. The pre-trained one starts from an encoder that saw the fold's training patches without their labels."""
+    pretrain_data: tuple[Path, ...] = ()
+    """Folders of further images to pre-train on."""
+    pretrain_slides: tuple[Path, ...] = ()
+    """Whole slides to pre-train on."""
     pretrain_steps: int = 600
+
+    def __post_init__(self) -> None:
+        if unknown := set(self.variants) - set(VARIANTS):
+            raise EvaluationError(f"--variants: expected some of {', '.join(VARIANTS)}, got {', '.join(sorted(unknown))}")
 
 
 @dataclass(frozen=True)
@@ -93,18 +84,19 @@ def run_study(config: StudyConfig) -> dict[str, Any]:
     """
     for run in runs(config):
         _train(config, run)
-        for row, (variant, kind) in ROWS.items():
-            if variant == run.variant:
-                _say(f"{row}, fold {run.fold}, seed {run.seed}: {_evaluate(config, run, kind):.3f}")
+        for name, row in _rows(config).items():
+            if row.variant == run.variant:
+                _say(f"{name}, fold {run.fold}, seed {run.seed}: {_evaluate(config, run, row):.3f}")
     task = get_task(config.task)
-    rows = {row: confusions(config, variant, kind) for row, (variant, kind) in ROWS.items() if _is_wanted(config, variant)}
-    pseudo = {variant: pseudo_mask_confusion(config, variant, task).tolist() for variant in VARIANTS if _has_pseudo_masks(config, variant)}
+    rows = {name: confusions(config, row) for name, row in _rows(config).items()}
+    pseudo = {variant: pseudo_mask_confusion(config, variant, task).tolist() for variant in config.variants if _has_pseudo_masks(variant)}
     content = {
         "task": config.task,
         "classes": list(task.class_names),
         "config": {key: _plain(value) for key, value in vars(config).items() if key != "output"},
         "machine": {"cores": os.cpu_count(), "python": platform.python_version(), "torch": importlib.metadata.version("torch")},
         "images": image_names(config),
+        "training": {variant: _training(config, variant) for variant in config.variants},
         "rows": {row: values.tolist() for row, values in rows.items()},
         "pseudo_masks": pseudo,
     }
@@ -116,27 +108,25 @@ def runs(config: StudyConfig) -> Iterator[Run]:
     """Seed by seed, so that an unfinished study already has whole folds."""
     for seed in config.seeds:
         for fold in range(config.folds):
-            for variant in VARIANTS:
-                if _is_wanted(config, variant):
-                    yield Run(variant, fold, seed)
+            for variant in config.variants:
+                yield Run(variant, fold, seed)
 
 
-def confusions(config: StudyConfig, variant: str, kind: str) -> npt.NDArray[np.int64]:
+def confusions(config: StudyConfig, row: Row) -> npt.NDArray[np.int64]:
     """(seeds, images, C + 1, C + 1); the images of all folds, each judged by the run that did not see it."""
     per_seed = []
     for seed in config.seeds:
         images: dict[str, Any] = {}
         for fold in range(config.folds):
-            images |= _evaluation(config, Run(variant, fold, seed), kind)["images"]
+            images |= _evaluation(config, Run(row.variant, fold, seed), row)["images"]
         per_seed.append([images[name] for name in sorted(images)])
     return np.array(per_seed, dtype=np.int64)
 
 
 def image_names(config: StudyConfig) -> list[str]:
     """Of the evaluated images, in the order of the confusions."""
-    first = next(runs(config)).variant
-    kind = next(kind for variant, kind in ROWS.values() if variant == first)
-    return sorted({name for fold in range(config.folds) for name in _evaluation(config, Run(first, fold, config.seeds[0]), kind)["images"]})
+    row, seed = next(iter(_rows(config).values())), config.seeds[0]
+    return sorted({name for fold in range(config.folds) for name in _evaluation(config, Run(row.variant, fold, seed), row)["images"]})
 
 
 def pseudo_mask_confusion(config: StudyConfig, variant: str, task: TissueTask) -> npt.NDArray[np.int64]:
@@ -175,7 +165,9 @@ def _pretrain(config: StudyConfig, fold: int) -> Path:
         stage = max(*recipe["cam_stages"], *recipe["decoder_stages"])
         flags = ["--encoder", recipe["encoder"], "--stage", str(stage), "--task", config.task, "--tile-px", str(config.tile_px)]
         flags += ["--schedule.batch", "16", "--schedule.steps", str(config.pretrain_steps), "--schedule.learning-rate", "0.001"]
-        run_histoserve("pretrain", "--data", str(_patches(config, fold) / "images"), "--output", str(folder), *flags)
+        slides = ["--slides", *map(str, config.pretrain_slides)] if config.pretrain_slides else []
+        images = [str(_patches(config, fold) / "images"), *map(str, config.pretrain_data)]
+        run_histoserve("pretrain", "--data", *images, *slides, "--output", str(folder), *flags)
     return weights
 
 
@@ -187,19 +179,33 @@ def _cut(config: StudyConfig, fold: int) -> None:
     run_histoserve("patches", *flags, "--output", str(_patches(config, fold)))
 
 
-def _evaluate(config: StudyConfig, run: Run, kind: str) -> float:
+def _evaluate(config: StudyConfig, run: Run, row: Row) -> float:
     """Evaluate a run if that was not done; its masked mIoU."""
-    path = _folder(config, run) / f"{kind}.json"
+    path = _folder(config, run) / f"{row.name}.json"
     if not path.exists():
-        flags = ["--checkpoint", str(_folder(config, run) / "checkpoint.pt"), "--kind", kind, "--data", str(config.data)]
+        flags = ["--checkpoint", str(_folder(config, run) / "checkpoint.pt"), "--kind", row.kind, "--data", str(config.data), *row.flags]
         flags += ["--data-format", config.data_format, "--split", config.test_split or config.split, "--protocol", "masked", "--json"]
         flags += [] if config.test_split else ["--only", str(_patches(config, run.fold) / "split.json")]
         path.write_text(ask_histoserve("evaluate", *flags), encoding="utf-8")
     return float(json.loads(path.read_text(encoding="utf-8"))["miou"])
 
 
-def _evaluation(config: StudyConfig, run: Run, kind: str) -> Any:
-    return json.loads((_folder(config, run) / f"{kind}.json").read_text(encoding="utf-8"))
+def _evaluation(config: StudyConfig, run: Run, row: Row) -> Any:
+    return json.loads((_folder(config, run) / f"{row.name}.json").read_text(encoding="utf-8"))
+
+
+def _training(config: StudyConfig, variant: str) -> dict[str, float]:
+    """What a variant costs: seconds of training, mean of its runs, and parameters of the network that segments."""
+    from training.checkpoint import load  # torch only where it is needed
+
+    checkpoints = [load(_folder(config, run) / "checkpoint.pt") for run in runs(config) if run.variant == variant]
+    network = checkpoints[0].segment_network
+    parameters = sum(values.numel() for values in network.parameters()) if network is not None else 0
+    return {"seconds": float(np.mean([checkpoint.provenance["seconds"] for checkpoint in checkpoints])), "parameters": parameters}
+
+
+def _rows(config: StudyConfig) -> dict[str, Row]:
+    return {name: row for name, row in ROWS.items() if row.variant in config.variants}
 
 
 def _patches(config: StudyConfig, fold: int) -> Path:
@@ -210,18 +216,14 @@ def _folder(config: StudyConfig, run: Run) -> Path:
     return config.output / run.name
 
 
-def _is_wanted(config: StudyConfig, variant: str) -> bool:
-    return variant != PRETRAINED or config.pretrain
-
-
-def _has_pseudo_masks(config: StudyConfig, variant: str) -> bool:
-    return variant != "supervised" and _is_wanted(config, variant)
+def _has_pseudo_masks(variant: str) -> bool:
+    return variant != "supervised"
 
 
 def _plain(value: Any) -> Any:
     if isinstance(value, Path):
         return value.name
-    return list(value) if isinstance(value, tuple) else value
+    return [_plain(entry) for entry in value] if isinstance(value, tuple) else value
 
 
 def _say(text: str) -> None:

@@ -11,15 +11,9 @@ import numpy.typing as npt
 from training.bootstrap import Difference, paired_difference
 from training.metrics import Protocol, score
 
+from .study_plan import PAIRS
+
 Confusion = npt.NDArray[np.int64]
-# (second, first): the difference is second minus first.
-PAIRS = (
-    ("PSCL, CAM", "classification, CAM"),
-    ("PSCL, stage 2", "classification, stage 2"),
-    ("PSCL, stage 2", "PSCL, CAM"),
-    ("pre-trained + PSCL, stage 2", "PSCL, stage 2"),
-    ("supervised", "PSCL, stage 2"),
-)
 
 
 def render_table(study: dict[str, Any], main_classes: Sequence[str]) -> str:
@@ -37,6 +31,8 @@ def render_table(study: dict[str, Any], main_classes: Sequence[str]) -> str:
             lines.append(_row(name, protocol, confusions.sum(axis=(0, 1)), classes, main_classes))
     for variant, values in study["pseudo_masks"].items():
         lines.append(_row(f"pseudo-masks of {variant} (training patches)", "masked", np.array(values), classes, main_classes))
+    lines += ["", "| training | seconds a run | parameters of the segmenter |", "|---|---|---|"]
+    lines += [f"| {variant} | {cost['seconds']:.0f} | {cost['parameters'] / 1e6:.2f} M |" for variant, cost in study["training"].items()]
     lines += ["", f"| difference of {mean}, masked, in points | value | 95 % interval |", "|---|---|---|"]
     metric = main_mean(classes, main_classes)
     for second, first in PAIRS:

@@ -14,12 +14,11 @@ from serving.background import to_gray
 from serving.contract import Contract
 
 from .blend import Blender, CellRows
-from .evidence import tile_evidence
+from .evidence import DEFAULT_GATE, Gate, Place, tile_evidence
 from .strips import StripMaker
 from .tiling import TileGrid
 
 Progress = Callable[[int, int], None]  # tiles done, tiles in all
-Place = tuple[int, int]  # row and column of the grid
 Tag = TypeVar("Tag")
 _NO_RULE_GRAY = 256.0
 
@@ -57,6 +56,7 @@ class Plan:
         batch: tiles per request.
         in_flight: requests on the way at a time.
         strip_px: rows of the strips that come out.
+        gate: the classes that count on a tile, for models that give CAMs.
     """
 
     read_tile: Callable[[int, int], npt.NDArray[np.uint8]]
@@ -67,6 +67,7 @@ class Plan:
     batch: int
     in_flight: int
     strip_px: int
+    gate: Gate = DEFAULT_GATE
 
 
 def label_strips(plan: Plan, model: TileModel, progress: Progress) -> Iterator[tuple[int, npt.NDArray[np.uint8]]]:
@@ -90,7 +91,8 @@ def cell_rows(plan: Plan, model: TileModel, progress: Progress) -> Iterator[Cell
     batches = _read_batches(plan, model.contract, min(plan.batch, model.max_batch))
     done = 0
     for tiles, outputs in model.stream(batches, plan.in_flight):
-        for tile, evidence in zip(tiles, tile_evidence(model.contract.kind, outputs), strict=True):
+        answered = tile_evidence(model.contract.kind, outputs, [tile.place for tile in tiles], plan.gate)
+        for tile, evidence in zip(tiles, answered, strict=True):
             row, column = tile.place
             while blender.row < row:
                 yield blender.finish_row()

@@ -2,35 +2,11 @@
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass
-from typing import Literal
-
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from .errors import RecipeError
-
 IGNORE = -1  # eq. 4.6: a pixel too uncertain to take part
-
-
-@dataclass(frozen=True)
-class ScoreGate:
-    """Which classes an image's own scores let through where no label is known (eq. 4.4).
-
-    Attributes:
-        kind: logit = classes whose logit exceeds the threshold (METHODS "PSCL": what tables 5.16 and 5.17 behave as), probability = classes whose
-            sigmoid does (the thesis's text: 0.8), none = all.
-        threshold: the tables' ε 0, 0.25, 0.5, 0.75 on the logit; between 0 and 1 as a probability; not used with none.
-    """
-
-    kind: Literal["logit", "probability", "none"] = "logit"
-    threshold: float = 0.0
-
-    def __post_init__(self) -> None:
-        if self.kind == "probability" and not 0 < self.threshold < 1:
-            raise RecipeError(f"gate: expected a probability between 0 and 1, got {self.threshold}: the thesis's is 0.8")
 
 
 def normalize_cam(class_maps: Tensor) -> Tensor:
@@ -62,16 +38,6 @@ def gate_by_logits(logits: Tensor, threshold: float = 0.0) -> Tensor:
     passes = logits > threshold
     top = functional.one_hot(logits.argmax(dim=1), logits.shape[1]).bool()
     return torch.where(passes.any(dim=1, keepdim=True), passes, top)
-
-
-def gate_by_scores(logits: Tensor, gate: ScoreGate) -> Tensor:
-    """Eq. 4.4 as `gate` says; where no class passes, the top class alone. (B, C) → bool (B, C)."""
-    if gate.kind == "none":
-        return torch.ones_like(logits, dtype=torch.bool)
-    if gate.kind == "probability":
-        # The sigmoid saturates in float32; its inverse of the threshold does not.
-        return gate_by_logits(logits, math.log(gate.threshold / (1 - gate.threshold)))
-    return gate_by_logits(logits, gate.threshold)
 
 
 def labels_from_cam(cam: Tensor, gate: Tensor, logits: Tensor) -> Tensor:

@@ -56,12 +56,16 @@ class TrainConfig:
     """timm name of the encoder of both stages."""
     cam_stages: tuple[int, ...] = (3,)
     """Feature stages that the classifier's head reads; several are fused on the finest grid."""
+    final_norm: bool = True
+    """The deepest of these stages comes after the encoder's final norm, where a transformer has one."""
     decoder_stages: tuple[int, ...] = (0, 1, 2, 3)
     """Feature stages that the decoder fuses."""
     decoder: DecoderKind = "mask2former"
     """Pixel decoder: the thesis's, of Mask2Former, or a plain feature pyramid."""
     decoder_width: int = 256
     """Channels of the pixel decoder."""
+    decoder_layers: int = 6
+    """Layers of Mask2Former's deformable encoder."""
     pretrained: bool = False
     """Start from timm's pretrained weights (needs its hub)."""
     weights: Path | None = None
@@ -113,7 +117,9 @@ def train_classifier(config: TrainConfig, task: TissueTask, samples: Sequence[Pa
     """Stage 1."""
     lightning.seed_everything(config.seed, verbose=False)
     network = Classifier(
-        ClassifierConfig(config.encoder, config.cam_stages, len(task.classes), task.tile_px), config.pretrained, config.weights
+        ClassifierConfig(config.encoder, config.cam_stages, len(task.classes), task.tile_px, config.final_norm),
+        config.pretrained,
+        config.weights,
     )
     dataset = PatchDataset(samples, task, config.augmentation, config.seed)
     module = StageOne(network, task, config.stage1, config.pscl, total_steps(len(dataset), config.stage1, "stage1"), config.seed)
@@ -126,7 +132,13 @@ def train_segmenter(config: TrainConfig, task: TissueTask, targets: Sequence[Pat
     lightning.seed_everything(config.seed + 1, verbose=False)
     network = Segmenter(
         SegmenterConfig(
-            config.encoder, config.decoder_stages, len(task.classes), config.decoder_width, config.decoder, image_px=task.tile_px
+            config.encoder,
+            config.decoder_stages,
+            len(task.classes),
+            config.decoder_width,
+            config.decoder,
+            config.decoder_layers,
+            image_px=task.tile_px,
         ),
         config.pretrained,
         config.weights,

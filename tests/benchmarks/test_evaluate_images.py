@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 
 from benchmarks.errors import EvaluationError
 from benchmarks.evaluate_images import TruthImage, evaluate_images
 from benchmarks.evaluation_report import write_report
+from benchmarks.gates import GateOptions
 from benchmarks.report import heat_map
+from serving.contract import CAM, SCORES
 from tests.clients.painted import paint, stripes
 from training.datasets.placement import IGNORE_LABEL
 
 from .painted_model import PaintedModel
+
+Tag = TypeVar("Tag")
 
 
 def images() -> list[TruthImage]:
@@ -75,3 +82,38 @@ def test_a_heat_map_is_bright_where_the_evidence_is() -> None:
     shown = heat_map(gray, evidence).astype(int)
     assert shown.shape == (40, 60, 3)
     assert shown[:, 50:, 0].min() > shown[:, :10, 0].max() + 80
+
+
+class Blind(PaintedModel):
+    """Sees every class everywhere, equally: only a gate can tell them apart."""
+
+    def stream(
+        self, batches: Iterable[tuple[Tag, npt.NDArray[np.uint8]]], in_flight: int
+    ) -> Iterator[tuple[Tag, dict[str, npt.NDArray[Any]]]]:
+        for tag, outputs in super().stream(batches, in_flight):
+            scores = np.tile(np.array([0.6, 0.7, 0.8, 0.55], np.float32), (len(outputs[SCORES]), 1))
+            yield tag, {CAM: np.ones_like(outputs[CAM]), SCORES: scores}
+
+
+@pytest.mark.parametrize(
+    ("gate", "winners"),
+    [
+        (GateOptions(), [3]),
+        (GateOptions("none"), [3]),
+        (GateOptions("probability", 0.8), [3]),  # none passes: the best alone
+        (GateOptions("oracle"), [1, 2]),
+    ],
+)
+def test_the_oracle_alone_knows_what_truth_has_on_a_tile(gate: GateOptions, winners: list[int]) -> None:
+    rgb = paint(np.full((64, 128), 3, np.uint8))
+    truth = np.repeat([[1, 2]], 64, axis=1).repeat(64, axis=0).astype(np.uint8)
+    evaluation = evaluate_images([TruthImage("i", rgb, truth)], Blind("cam"), 0.5, overlap=0, gate=gate)
+    assert np.unique(evaluation.images[0].labels).tolist() == winners
+
+
+def test_thresholds_of_the_gate() -> None:
+    assert GateOptions("logit", 0.5).score == pytest.approx(1 / (1 + np.exp(-0.5)))
+    assert GateOptions("probability", 0.8).score == 0.8
+    assert GateOptions("none").score < 0
+    with pytest.raises(EvaluationError, match=r"between 0 and 1, got 8\.0: the thesis's is 0\.8"):
+        GateOptions("probability", 8.0)

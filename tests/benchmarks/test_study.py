@@ -12,9 +12,10 @@ import pytest
 
 import benchmarks.study
 import histoserve
-from benchmarks.errors import CommandError
+from benchmarks.errors import CommandError, EvaluationError
 from benchmarks.own_command import ask_histoserve, run_histoserve
 from benchmarks.study import StudyConfig, run_study
+from benchmarks.study_plan import ROWS
 from benchmarks.study_table import render_table
 from serving.tasks import get_task
 from training.patches import save_mask
@@ -73,9 +74,9 @@ def commands(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     monkeypatch.setattr(benchmarks.study, "run_histoserve", recorded)
     monkeypatch.setattr(benchmarks.study, "ask_histoserve", recorded)
-    kept = {"pscl": (), "supervised": ("--supervised",)}
-    monkeypatch.setattr(benchmarks.study, "VARIANTS", kept)
-    monkeypatch.setattr(benchmarks.study, "ROWS", {"PSCL, stage 2": ("pscl", "segment"), "supervised": ("supervised", "segment")})
+    oracle = "PSCL, CAM, true image labels (oracle)"
+    kept = {name: ROWS[name] for name in ("PSCL, CAM", oracle, "PSCL, stage 2", "supervised")}
+    monkeypatch.setattr(benchmarks.study, "ROWS", kept)
     return ran
 
 
@@ -93,11 +94,15 @@ def test_every_image_is_judged_by_the_run_that_did_not_see_it(tmp_path: Path, co
         stride_px=96,
         tile_px=96,
         task="demo",
-        pretrain=False,
+        variants=("pscl", "supervised"),
     )
     study = run_study(config)
     assert commands.count("patches") == 2
-    assert commands.count("train") == commands.count("evaluate") == 4
+    assert commands.count("train") == 4
+    assert commands.count("evaluate") == 2 * 4
+    assert study["training"]["pscl"]["seconds"] > 0 < study["training"]["supervised"]["parameters"]
+    own, oracle = (np.array(study["rows"][name]) for name in ("PSCL, CAM", "PSCL, CAM, true image labels (oracle)"))
+    assert (own != oracle).any()
     assert study["images"] == [f"{index:02}" for index in range(12)]
     for values in study["rows"].values():
         assert np.array(values).shape == (1, 12, 5, 5)
@@ -125,7 +130,10 @@ def test_the_table_leads_with_the_main_classes_and_shows_paired_differences() ->
         "PSCL, CAM": [[confusion(30), confusion(20)]],
     }
     pseudo = {"pscl": confusion(10)}
-    table = render_table({"classes": ["tumor", "stroma", "normal"], "rows": rows, "pseudo_masks": pseudo}, ["tumor", "stroma"])
+    training = {"pscl": {"seconds": 61.4, "parameters": 2_340_000}}
+    study = {"classes": ["tumor", "stroma", "normal"], "rows": rows, "pseudo_masks": pseudo, "training": training}
+    table = render_table(study, ["tumor", "stroma"])
+    assert "| pscl | 61 | 2.34 M |" in table
     assert "| PSCL, CAM | masked | 0.600 | 0.600 | 0.600 | 1.000 |" in table
     assert "| pseudo-masks of pscl (training patches) | masked | 0.818 |" in table
     assert "| PSCL, CAM − classification, CAM | +11.9 | " in table
@@ -137,3 +145,8 @@ def test_a_command_that_fails_stops_the_study(tmp_path: Path) -> None:
         ask_histoserve("evaluate", "--mask", str(tmp_path / "none.ome.zarr"), "--truth", str(tmp_path / "t.png"))
     with pytest.raises(CommandError, match="ended with exit code 2"):
         run_histoserve("paint")
+
+
+def test_an_unknown_variant_is_named(tmp_path: Path) -> None:
+    with pytest.raises(EvaluationError, match=r"expected some of classification, pscl, .*, got pcsl"):
+        StudyConfig(data=tmp_path, output=tmp_path, recipe=tmp_path, variants=("pscl", "pcsl"))

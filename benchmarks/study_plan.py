@@ -1,0 +1,58 @@
+"""What a study compares: variants of `histoserve train`, the rows that are evaluated of each, and the differences that the table shows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+PRETRAINED = "pretrained"
+# Variant: flags of `histoserve train` beside the recipe's.
+VARIANTS: dict[str, tuple[str, ...]] = {
+    "classification": ("--pscl.weight", "0"),
+    "pscl": (),
+    PRETRAINED: (),
+    "supervised": ("--supervised",),
+}
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table: a network of a variant, and flags of `histoserve evaluate` that it is judged with.
+
+    Attributes:
+        name: of its file in a run's folder.
+    """
+
+    variant: str
+    kind: str
+    name: str
+    flags: tuple[str, ...] = ()
+
+
+def _row(variant: str, kind: str) -> Row:
+    return Row(variant, kind, kind)
+
+
+ROWS: dict[str, Row] = {
+    "classification, CAM": _row("classification", "cam"),
+    "classification, stage 2": _row("classification", "segment"),
+    "PSCL, CAM": _row("pscl", "cam"),
+    # Tables 5.16 and 5.17: other gates of the same CAMs.
+    "PSCL, CAM, no gate": Row("pscl", "cam", "cam-none", ("--gate.kind", "none")),
+    "PSCL, CAM, logit > 0.5": Row("pscl", "cam", "cam-logit-0.5", ("--gate.kind", "logit", "--gate.threshold", "0.5")),
+    "PSCL, CAM, p > 0.8": Row("pscl", "cam", "cam-p-0.8", ("--gate.kind", "probability", "--gate.threshold", "0.8")),
+    "PSCL, CAM, true image labels (oracle)": Row("pscl", "cam", "cam-oracle", ("--gate.kind", "oracle")),
+    "PSCL, stage 2": _row("pscl", "segment"),
+    "pre-trained + PSCL, CAM": _row(PRETRAINED, "cam"),
+    "pre-trained + PSCL, stage 2": _row(PRETRAINED, "segment"),
+    "supervised": _row("supervised", "segment"),
+}
+# (second, first): the difference is second minus first.
+PAIRS = (
+    ("PSCL, CAM", "classification, CAM"),
+    ("PSCL, stage 2", "classification, stage 2"),
+    ("PSCL, CAM, true image labels (oracle)", "PSCL, CAM"),
+    ("PSCL, stage 2", "PSCL, CAM"),
+    ("pre-trained + PSCL, CAM", "PSCL, CAM"),
+    ("pre-trained + PSCL, stage 2", "PSCL, stage 2"),
+    ("supervised", "PSCL, stage 2"),
+)
