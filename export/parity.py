@@ -111,8 +111,8 @@ def check_network(kind: Kind, network: nn.Module, model: onnx.ModelProto, task: 
     raw = reference.run_network(network, tiles, task.normalization)
     graph = Graph(expose_logits(model, *_LOGITS_BEHIND[kind]))
     answer = graph.run({TILE: tiles})
-    compare = _segment_figures if kind == "segment" else _cam_figures
-    figures = (*compare(raw, answer, cell_px), *_row_figures(graph, answer, tiles))
+    compared = _segment_figures(raw, answer, cell_px, len(task.classes)) if kind == "segment" else _cam_figures(raw, answer, cell_px)
+    figures = (*compared, *_row_figures(graph, answer, tiles))
     return ParityReport(f"{kind}_net", len(tiles), figures).require()
 
 
@@ -138,9 +138,10 @@ def check_labels(kind: Kind, model: onnx.ModelProto, answer: reference.Outputs, 
     return ParityReport(f"{kind}_labels", len(background), figures).require()
 
 
-def _segment_figures(raw: list[reference.Floats], answer: reference.Outputs, cell_px: int) -> tuple[Figure, ...]:
+def _segment_figures(raw: list[reference.Floats], answer: reference.Outputs, cell_px: int, num_classes: int) -> tuple[Figure, ...]:
     (logits,) = raw
-    expected = reference.segment_outputs(logits, cell_px)
+    # From what the network answers, not from what it says of itself: that is what the graph was made by.
+    expected = reference.segment_outputs(logits, cell_px, has_background=logits.shape[1] > num_classes)
     by_rule = np.stack([labels_from_levels(levels, cell_px) for levels in answer[PROBABILITIES]])
     return (
         Figure("logits_max_abs", _max_abs(answer[LOGITS], logits)),

@@ -34,10 +34,11 @@ def run_network(network: nn.Module, tiles: npt.NDArray[np.uint8], normalization:
     return [np.concatenate([output.numpy() for output in outputs]) for outputs in zip(*rows, strict=True)]
 
 
-def segment_outputs(logits: Floats, cell_px: int) -> Outputs:
-    """Logits (n, K, h, w) → PROBABILITIES and LABELS."""
+def segment_outputs(logits: Floats, cell_px: int, has_background: bool = True) -> Outputs:
+    """Logits (n, K, h, w) → PROBABILITIES (n, C + 1, h, w) and LABELS: K = C + 1, or K = C without background, whose channel 0 is then all zero."""
     exponent = np.exp(logits.astype(np.float64) - logits.max(axis=1, keepdims=True))
-    levels = quantize((exponent / exponent.sum(axis=1, keepdims=True)).astype(np.float32))
+    probabilities = (exponent / exponent.sum(axis=1, keepdims=True)).astype(np.float32)
+    levels = quantize(probabilities if has_background else np.pad(probabilities, ((0, 0), (1, 0), (0, 0), (0, 0))))
     labels = np.stack([labels_from_levels(tile, cell_px) for tile in levels])
     return {LABELS: labels, PROBABILITIES: levels}
 

@@ -26,23 +26,31 @@ class Normalize(nn.Module):
         self.register_buffer("std_255", _per_channel(normalization.std))
 
     def forward(self, tile: Tensor) -> Tensor:
-        image = tile.float().permute(0, 3, 1, 2)
+        # Contiguous: what torch pools to one cell takes the layout of its input, and of a permuted one that exports as gathers.
+        image = tile.float().permute(0, 3, 1, 2).contiguous()
         return (image - self.mean_255) / self.std_255
 
 
 class SegmentNet(nn.Module):
-    """TILE → LABELS (B, H, W), PROBABILITIES (B, K, h, w), both uint8."""
+    """TILE → LABELS (B, H, W), PROBABILITIES (B, C + 1, h, w), both uint8.
+
+    Channel 0 of PROBABILITIES is background: all 0 where the network has no such channel (`has_background`), and then no label is 0: among up to
+    254 classes the most probable one rounds to 1 of 255 or more.
+    """
 
     def __init__(self, network: nn.Module, normalization: Normalization, cell_px: int) -> None:
         super().__init__()
         self.normalize = Normalize(normalization)
         self.network = network
         self.cell_px = cell_px
+        self.has_background = has_background(network)
         self.eval()
 
     def forward(self, tile: Tensor) -> tuple[Tensor, Tensor]:
-        logits = self.network(self.normalize(tile))  # (B, K, h, w)
+        logits = self.network(self.normalize(tile))  # (B, C + 1, h, w), or (B, C, h, w) without background
         levels = torch.round(logits.softmax(dim=1) * 255)
+        if not self.has_background:
+            levels = torch.cat([levels[:, :1] * 0, levels], dim=1)  # zeros of their own would need the batch's size in the graph
         return labels_from_levels(levels, self.cell_px), levels.to(torch.uint8)
 
 
@@ -88,6 +96,14 @@ class CamLabels(nn.Module):
     def forward(self, net_labels: Tensor, net_cam: Tensor, net_scores: Tensor, background: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         labels = net_labels.float() * (1 - background.float())
         return labels.to(torch.uint8), net_cam.clone(), net_scores.clone()
+
+
+def has_background(network: nn.Module) -> bool:
+    """Whether the network's channel 0 is background: what it says of itself, as `training.segmenter.Segmenter` does; one that says nothing has it.
+
+    A network that answers otherwise than it says does not get past its signature, which has C + 1 channels.
+    """
+    return bool(getattr(network, "has_background", True))
 
 
 def gate(logits: Tensor) -> Tensor:

@@ -112,6 +112,7 @@ def _differentiate(network: Classifier, images: Tensor, stage: int | None) -> tu
     return turn(captured[0].detach()), gradients, logits.detach()
 
 
+@torch.enable_grad()
 def _gradients(logits: Tensor, features: Tensor) -> list[Tensor]:
     return [torch.autograd.grad(logits[:, index].sum(), features, retain_graph=True)[0] for index in range(logits.shape[1])]
 

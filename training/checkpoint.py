@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,9 +11,11 @@ import torch
 
 from serving.contract import ContractError, TissueTask, task_from_dict, task_to_dict
 
-from .classifier import Classifier, ClassifierConfig
+from .classifier import Classifier
 from .errors import CheckpointError
-from .segmenter import Segmenter, SegmenterConfig
+from .mean_segmenter import MeanSegmenter
+from .network_file import pack, unpack, write_whole
+from .segmenter import Segmenter
 
 CHECKPOINT_VERSION = 1
 
@@ -26,14 +26,14 @@ class Checkpoint:
 
     Attributes:
         cam_network: normalized (B, 3, H, W) → class maps (B, C, h, w) without bias, logits (B, C); None where masks were learned.
-        segment_network: normalized (B, 3, H, W) → logits (B, C + 1, h, w); None where only stage 1 was trained.
+        segment_network: normalized (B, 3, H, W) → logits (B, K, h, w), K = C + 1 or C without background; None where only stage 1 was trained.
         provenance: plain values: command, versions, data, figures.
     """
 
     task: TissueTask
     method: str
     cam_network: Classifier | None
-    segment_network: Segmenter | None
+    segment_network: Segmenter | MeanSegmenter | None
     provenance: dict[str, Any]
 
     @property
@@ -56,14 +56,11 @@ def save(path: Path, checkpoint: Checkpoint) -> None:
         "version": CHECKPOINT_VERSION,
         "task": task_to_dict(checkpoint.task),
         "method": checkpoint.method,
-        "classifier": None if classifier is None else {"config": dataclasses.asdict(classifier.config), "state": classifier.state_dict()},
-        "segmenter": None if segmenter is None else {"config": dataclasses.asdict(segmenter.config), "state": segmenter.state_dict()},
+        "classifier": None if classifier is None else pack(classifier),
+        "segmenter": None if segmenter is None else pack(segmenter),
         "provenance": checkpoint.provenance,
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    torch.save(content, partial)
-    os.replace(partial, path)
+    write_whole(path, content)
 
 
 def load(path: Path) -> Checkpoint:
@@ -88,21 +85,14 @@ def load(path: Path) -> Checkpoint:
 
 
 def _restore(content: Mapping[str, Any]) -> Checkpoint:
-    classifier = segmenter = None
-    if content["classifier"] is not None:
-        stored = content["classifier"]["config"]
-        classifier = Classifier(ClassifierConfig(**stored | {"stages": tuple(stored["stages"])}))
-        classifier.load_state_dict(content["classifier"]["state"])
-        classifier.eval()
-    if content["segmenter"] is not None:
-        stored = content["segmenter"]["config"]
-        segmenter = Segmenter(SegmenterConfig(**stored | {"stages": tuple(stored["stages"])}))
-        segmenter.load_state_dict(content["segmenter"]["state"])
-        segmenter.eval()
+    networks = {}
+    for kind in ("classifier", "segmenter"):
+        # Checkpoints from before there were other kinds do not name theirs.
+        networks[kind] = None if content[kind] is None else unpack({"kind": kind} | content[kind])
     return Checkpoint(
         task=task_from_dict(content["task"]),
         method=content["method"],
-        cam_network=classifier,
-        segment_network=segmenter,
+        cam_network=networks["classifier"],  # type: ignore[arg-type]
+        segment_network=networks["segmenter"],  # type: ignore[arg-type]
         provenance=dict(content["provenance"]),
     )

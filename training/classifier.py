@@ -10,6 +10,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from .encoder import Encoder
+from .relocalization import Relocalization
+
+# Feature channels per key channel of the relocalization's attention: 4096 to 512, as ARML's published code has it; the paper says less than C.
+_CHANNELS_PER_KEY = 8
 
 
 @dataclass(frozen=True)
@@ -22,6 +26,7 @@ class ClassifierConfig:
         stages: feature stages the head reads. One is the thesis; several are brought to the finest grid and concatenated (§6.2.1).
         final_norm: the deepest stage comes after the encoder's final norm, where a transformer has one (METHODS "PSCL"). False, what networks
             saved before there was the choice are, takes features as timm gives them.
+        relocalize: ARML's activation relocalization (eq. 1–3) before the head.
     """
 
     encoder: str
@@ -29,6 +34,7 @@ class ClassifierConfig:
     num_classes: int
     image_px: int = 224
     final_norm: bool = False
+    relocalize: bool = False
 
 
 class Classifier(nn.Module):
@@ -38,9 +44,12 @@ class Classifier(nn.Module):
         super().__init__()
         self.config = config
         self.encoder = Encoder(config.encoder, config.stages, pretrained, weights, config.image_px, config.final_norm)
-        self.head = nn.Conv2d(sum(self.encoder.channels), config.num_classes, 1)
+        channels = sum(self.encoder.channels)
+        self.head = nn.Conv2d(channels, config.num_classes, 1)
         # One stage's scale must not drown another's where several are fused.
         self.norms = nn.ModuleList(nn.GroupNorm(1, c) if len(config.stages) > 1 else nn.Identity() for c in self.encoder.channels)
+        # After the head: what is drawn for it does not change how the head starts.
+        self.relocalization = Relocalization(channels, max(1, channels // _CHANNELS_PER_KEY)) if config.relocalize else nn.Identity()
 
     @property
     def cell_px(self) -> int:
@@ -48,12 +57,16 @@ class Classifier(nn.Module):
         return self.encoder.strides[0]
 
     def features(self, images: Tensor) -> Tensor:
-        """The feature map f that CAMs and the contrastive loss read: (B, D, h, w)."""
+        """The feature map f that CAMs and the contrastive loss read: (B, D, h, w).
+
+        Relocalized, where the network is, in training and in inference; ARML's published inference network has no relocalization.
+        """
         stages = [norm(feature) for norm, feature in zip(self.norms, self.encoder(images), strict=True)]
         size = stages[0].shape[2:]
         finest, *coarser = stages
         aligned = [functional.interpolate(stage, size=size, mode="bilinear", align_corners=False) for stage in coarser]
-        return torch.cat([finest, *aligned], dim=1) if aligned else finest
+        relocalized: Tensor = self.relocalization(torch.cat([finest, *aligned], dim=1) if aligned else finest)
+        return relocalized
 
     def classify(self, features: Tensor) -> tuple[Tensor, Tensor]:
         """Features → (class maps without bias, logits with it)."""

@@ -11,7 +11,8 @@ from serving.contract import ContractError
 
 from .errors import TrainingError
 from .recipe import expand_recipes
-from .train import TrainConfig, train_pscl
+from .train import train
+from .train_config import TrainConfig
 
 
 def main(argv: Sequence[str]) -> int:
@@ -19,7 +20,7 @@ def main(argv: Sequence[str]) -> int:
 
     def call() -> int:
         config = tyro.cli(TrainConfig, prog="histoserve train", args=expand_recipes(argv))
-        print(f"checkpoint: {train_pscl(config)}")
+        print(f"checkpoint: {train(config)}")
         return 0
 
     return run("histoserve train", call, (TrainingError, ContractError))

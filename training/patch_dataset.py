@@ -35,12 +35,15 @@ class PatchSample:
         labels: image-level, 0 or 1 per class.
         target: label image for stage 2, 0…C or `IGNORE_LABEL`, or None in stage 1: of the image's size, or of the tile's as pseudo-masks are
             (then the middle of a longer image is its tile). Never the data set's own mask, but for the supervised upper bound.
+        confidence: of the target, per class (eq. 4.10).
+        more_targets: further label images of the target's size, where there are pseudo-masks of several levels.
     """
 
     image: Path
     labels: tuple[int, ...]
     target: Path | None = None
     confidence: Path | None = None
+    more_targets: tuple[Path, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -54,8 +57,8 @@ class Augmentation:
 class PatchDataset(Dataset[dict[str, Tensor]]):
     """Items are of the tile's size, H = W = `task.tile_px`.
 
-    image uint8 (3, H, W), background bool (H, W) by the task's color rule, valid bool (H, W), False on padding, labels float (C,), and target
-    int64 (H, W) of 0…C or `IGNORE_LABEL` where the sample has one.
+    image uint8 (3, H, W), background bool (H, W) by the task's color rule, valid bool (H, W), False on padding, labels float (C,), and where the
+    sample has them target int64 (H, W) of 0…C or `IGNORE_LABEL`, confidence float (C, H, W), more_targets int64 (N, H, W).
 
     Args:
         augmentation: None leaves every patch as it is.
@@ -88,11 +91,9 @@ class PatchDataset(Dataset[dict[str, Tensor]]):
         """
         sample = self.samples[index]
         random = self._generator()
-        rgb, target, valid = self._tile(sample, random)
+        rgb, targets, valid = self._tile(sample, random)
         # The color rule sees the patch as it is, before any gain.
-        layers = [rgb, self._background(rgb)[..., None], valid[..., None]]
-        if target is not None:
-            layers.append(target[..., None])
+        layers = [rgb, self._background(rgb)[..., None], valid[..., None], *(target[..., None] for target in targets)]
         if sample.confidence is not None:
             layers.append(self._read_confidence(sample.confidence))
         stacked = self._augment(np.concatenate(layers, axis=2), random)
@@ -102,29 +103,37 @@ class PatchDataset(Dataset[dict[str, Tensor]]):
             "valid": torch.from_numpy(stacked[..., 4].astype(bool)),
             "labels": torch.tensor(sample.labels, dtype=torch.float32),
         }
-        if target is not None:
-            item["target"] = torch.from_numpy(stacked[..., 5].astype(np.int64))
+        first, behind = 5, 5 + len(targets)
+        turned = torch.from_numpy(stacked[..., first:behind].astype(np.int64)).permute(2, 0, 1)
+        if len(targets):
+            item["target"] = turned[0]
+        if len(targets) > 1:
+            item["more_targets"] = turned[1:]
         if sample.confidence is not None:
-            item["confidence"] = torch.from_numpy(stacked[..., 6:].astype(np.float32) / 255).permute(2, 0, 1)
+            item["confidence"] = torch.from_numpy(stacked[..., behind:].astype(np.float32) / 255).permute(2, 0, 1)
         return item
 
     def _tile(
         self, sample: PatchSample, random: np.random.Generator
-    ) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8] | None, npt.NDArray[np.uint8]]:
-        """RGB, target where there is one, and 1 where the tile shows the image; all on the tile."""
+    ) -> tuple[npt.NDArray[np.uint8], list[npt.NDArray[np.uint8]], npt.NDArray[np.uint8]]:
+        """RGB, the targets that there are, and 1 where the tile shows the image; all on the tile."""
         tile_px = self.task.tile_px
         rgb = read_rgb(sample.image)
         shape_i = (rgb.shape[0], rgb.shape[1])
         shape_s = scaled_shape(shape_i, self.patch_px, tile_px)
         self._check_size(sample.image, shape_i, shape_s)
-        labels = None if sample.target is None else self._read_target(sample.target, shape_i)
-        is_tile = labels is not None and labels.shape != shape_i
-        placement = place(shape_s, tile_px, None if self.augmentation is None or is_tile else random)
+        paths = () if sample.target is None else (sample.target, *sample.more_targets)
+        labels = [self._read_target(path, shape_i) for path in paths]
+        is_tile = [each.shape != shape_i for each in labels]
+        if any(is_tile) and not all(is_tile):
+            raise DataError(f"{sample.image}: expected its targets to be all of the image's size or all of the tile's, got both")
+        placement = place(shape_s, tile_px, None if self.augmentation is None or any(is_tile) else random)
         valid = inside(placement)
-        target = None
-        if labels is not None:
-            target = np.where(valid, labels, np.uint8(IGNORE_LABEL)) if is_tile else tile_labels(scale_labels(labels, shape_s), placement)
-        return tile_rgb(scale_rgb(rgb, shape_s), placement), target, valid.astype(np.uint8)
+        targets = [
+            np.where(valid, each, np.uint8(IGNORE_LABEL)) if any(is_tile) else tile_labels(scale_labels(each, shape_s), placement)
+            for each in labels
+        ]
+        return tile_rgb(scale_rgb(rgb, shape_s), placement), targets, valid.astype(np.uint8)
 
     def _read_confidence(self, path: Path) -> npt.NDArray[np.uint8]:
         """Eq. 4.10 as pseudo-masks carry it, (C, h, w) on the CAM grid, 255 = certain → (tile_px, tile_px, C)."""

@@ -20,12 +20,14 @@ DEMO = get_task("demo")
 
 
 class SmallSegmenter(nn.Module):
-    """Logits (B, K, 56, 56)."""
+    """Logits (B, C + 1, 56, 56), or (B, C, 56, 56) without background."""
 
-    def __init__(self, classes: int = 4) -> None:
+    def __init__(self, classes: int = 4, has_background: bool = True) -> None:
         super().__init__()
         torch.manual_seed(0)
-        self.body = nn.Sequential(nn.Conv2d(3, 8, 7, 4, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, classes + 1, 3, padding=1))
+        self.has_background = has_background
+        last = nn.Conv2d(8, classes + has_background, 3, padding=1)
+        self.body = nn.Sequential(nn.Conv2d(3, 8, 7, 4, 3), nn.BatchNorm2d(8), nn.ReLU(), last)
 
     def forward(self, images: Tensor) -> Tensor:
         logits: Tensor = self.body(images)
@@ -47,6 +49,19 @@ class SmallClassifier(nn.Module):
         return class_maps, class_maps.mean(dim=(2, 3)) + self.head.bias
 
 
+class Misnamed(nn.Module):
+    """A network that says the opposite of what it answers about its background."""
+
+    def __init__(self, network: SmallSegmenter) -> None:
+        super().__init__()
+        self.network = network
+        self.has_background = not network.has_background
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.network(images)
+        return logits
+
+
 class Coupled(nn.Module):
     """Lets the rows of a batch see each other: what a window partition with a frozen batch size does in a subtler way."""
 
@@ -59,11 +74,11 @@ class Coupled(nn.Module):
         return logits + 0.1 * (logits - logits.mean(dim=0, keepdim=True))  # a batch of one is untouched
 
 
-def tissue_like(count: int, seed: int = 0) -> npt.NDArray[np.uint8]:
-    """uint8 (count, 224, 224, 3): smooth blobs in pinks, each tile with another hue."""
+def tissue_like(count: int, seed: int = 0, tile_px: int = 224) -> npt.NDArray[np.uint8]:
+    """uint8 (count, tile_px, tile_px, 3): smooth blobs in pinks, each tile with another hue."""
     generator = np.random.default_rng(seed)
     coarse = generator.uniform(60, 230, (count, 3, 14, 14)).astype(np.float32)
-    smooth = functional.interpolate(torch.from_numpy(coarse), size=(224, 224), mode="bicubic").clamp(0, 255).numpy()
+    smooth = functional.interpolate(torch.from_numpy(coarse), size=(tile_px, tile_px), mode="bicubic").clamp(0, 255).numpy()
     grain = generator.normal(0, 4, smooth.shape)
     return np.clip(smooth + grain, 0, 255).transpose(0, 2, 3, 1).astype(np.uint8)
 

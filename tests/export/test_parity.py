@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Callable
 
@@ -16,10 +17,16 @@ from export.errors import ParityError
 from export.graphs import KindGraphs, export_kind
 from export.parity import LIMITS, Figure, ParityReport, check_labels, check_network, write_reports
 from export.runtime import Graph
-from serving.contract import TILE
+from export.signature import network_signature
+from export.to_onnx import to_onnx
+from export.wrapper import SegmentNet
+from serving.contract import BACKGROUND, LABELS, PROBABILITIES, TILE
 from tests.export.networks import CAM_CELL_PX, DEMO, SEGMENT_CELL_PX, Coupled, SmallClassifier, SmallSegmenter, tissue_like
+from training.segmenter import Segmenter, SegmenterConfig
 
 TILES = tissue_like(8)
+SMALL = dataclasses.replace(DEMO, tile_px=64)
+SMALL_TILES = tissue_like(8, tile_px=64)
 
 
 def perturbed(model: onnx.ModelProto, change: Callable[[np.ndarray], np.ndarray], prefix: str = "network.") -> onnx.ModelProto:
@@ -78,6 +85,59 @@ def test_a_row_that_sees_only_the_first_row_is_refused() -> None:
 
     with pytest.raises(ParityError, match="rows_logits_max_abs"):
         export_kind("segment", Leak(), DEMO, SEGMENT_CELL_PX, TILES)
+
+
+DECODERS = {
+    "unetplusplus": SegmenterConfig("test_resnet", (1, 2), 4, 8, "unetplusplus", image_px=64),
+    "unetplusplus, scse, no background": SegmenterConfig(
+        "test_resnet", (1, 2), 4, 16, "unetplusplus", image_px=64, has_background=False, attention="scse"
+    ),
+    "pspnet": SegmenterConfig("test_resnet", (1,), 4, 16, "pspnet", image_px=64),
+    "pspnet, no background": SegmenterConfig("test_resnet", (1, 2), 4, 16, "pspnet", image_px=64, has_background=False),
+    "unetplusplus of five stages": SegmenterConfig("test_resnet", (0, 1, 2, 3, 4), 4, 16, "unetplusplus", image_px=64, attention="scse"),
+    "pspnet on resnet38": SegmenterConfig("resnet38", (2,), 4, 16, "pspnet", image_px=64, has_background=False),
+    "unetplusplus on swin": SegmenterConfig("swin_tiny_patch4_window7_224", (0, 1, 2), 4, 8, "unetplusplus", image_px=64),
+}
+FAST = ("unetplusplus, scse, no background", "pspnet, no background")
+
+
+@pytest.mark.parametrize("name", [name if name in FAST else pytest.param(name, marks=pytest.mark.slow) for name in DECODERS])
+def test_decoders_keep_parity_and_rows_apart(name: str) -> None:
+    config = DECODERS[name]
+    torch.manual_seed(0)
+    network = Segmenter(config).eval()
+    with torch.no_grad():  # decided enough that labels are not all of one class
+        network.head.weight.div_(network(torch.randn(4, 3, 64, 64)).std() / 2)
+    graphs = export_kind("segment", network, SMALL, network.cell_px, SMALL_TILES)  # compares with torch, and rows among each other
+    operators = {node.op_type for node in graphs.net.graph.node}
+    assert graphs.cell_px == (8 if name in ("pspnet, no background", "pspnet on resnet38") else 4)
+    if "swin" not in config.encoder:  # timm's windows are cut with shapes
+        assert not operators & {"Shape", "Gather", "GatherND", "Where"}
+    answer = Graph(graphs.net).run({TILE: SMALL_TILES})
+    assert len(np.unique(answer[LABELS])) > 1  # else the comparison says little
+    if config.has_background:
+        return
+    assert not answer[PROBABILITIES][:, 0].any()
+    assert answer[LABELS].min() >= 1
+    background = np.zeros((8, 64, 64), np.uint8)
+    background[:, :32] = 1
+    assert graphs.labels is not None
+    combined = Graph(graphs.labels).run({"NET_" + PROBABILITIES: answer[PROBABILITIES], BACKGROUND: background})
+    half = 32 // graphs.cell_px
+    assert (combined[PROBABILITIES][:, 0, :half] == 255).all()
+    np.testing.assert_array_equal(combined[PROBABILITIES][:, :, half:], answer[PROBABILITIES][:, :, half:])
+
+
+def test_a_background_in_the_wrong_channel_is_refused() -> None:
+    """The zeros of a network without background belong into channel 0: behind the classes, every class would have the wrong name."""
+    network = SmallSegmenter(has_background=False)
+    net = to_onnx(SegmentNet(network, DEMO.normalization, SEGMENT_CELL_PX), network_signature("segment", DEMO, SEGMENT_CELL_PX))
+    joins = [node for node in net.graph.node if node.op_type == "Concat"]
+    assert len(joins) == 1
+    zeros, classes = joins[0].input
+    joins[0].input[:] = [classes, zeros]
+    with pytest.raises(ParityError, match="probability_max_levels"):
+        check_network("segment", network, net, DEMO, SEGMENT_CELL_PX, TILES)
 
 
 def test_batch_statistics_are_not_used() -> None:

@@ -13,14 +13,14 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from export.errors import GraphError
-from export.graphs import KindGraphs
+from export.graphs import KindGraphs, export_kind
 from export.runtime import LOGITS, Graph, expose_logits
 from export.signature import network_signature
 from export.to_onnx import OPSET, check_graph, to_onnx
 from export.wrapper import CamNet, SegmentNet
 from serving.contract import LABELS, PROBABILITIES, SCORES, TILE
 from serving.tasks import IMAGENET
-from tests.export.networks import CAM_CELL_PX, DEMO, SEGMENT_CELL_PX, SmallClassifier, SmallSegmenter, tissue_like
+from tests.export.networks import CAM_CELL_PX, DEMO, SEGMENT_CELL_PX, Misnamed, SmallClassifier, SmallSegmenter, tissue_like
 
 SIGNATURE = network_signature("segment", DEMO, SEGMENT_CELL_PX)
 
@@ -31,6 +31,11 @@ class Sampling(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         grid = torch.zeros(images.shape[0], 56, 56, 2)
         return functional.grid_sample(images, grid, align_corners=False).repeat(1, 2, 1, 1)[:, :5]
+
+
+@pytest.fixture(scope="module")
+def graph_without_background() -> KindGraphs:
+    return export_kind("segment", SmallSegmenter(has_background=False), DEMO, SEGMENT_CELL_PX, tissue_like(8))
 
 
 def all_models(graphs: tuple[KindGraphs, ...]) -> list[onnx.ModelProto]:
@@ -77,6 +82,32 @@ def test_onnx_runtime_says_what_torch_says(graphs: tuple[KindGraphs, ...], batch
         for got, want in zip(answer, expected, strict=True):
             assert (got.dtype, got.shape) == (want.dtype, want.shape)
             np.testing.assert_allclose(got.astype(float), want.astype(float), atol=1e-5 if want.dtype.kind == "f" else 1)
+
+
+@pytest.mark.parametrize("batch", [1, 2, 5])
+def test_onnx_runtime_says_what_torch_says_without_background(graph_without_background: KindGraphs, batch: int) -> None:
+    tiles = tissue_like(batch, seed=batch)
+    with torch.inference_mode():
+        labels, levels = SegmentNet(SmallSegmenter(has_background=False), IMAGENET, SEGMENT_CELL_PX)(torch.from_numpy(tiles))
+    answer = Graph(graph_without_background.net).run({TILE: tiles})
+    assert answer[PROBABILITIES].shape == (batch, 5, 56, 56)
+    assert not answer[PROBABILITIES][:, 0].any()
+    assert np.abs(answer[PROBABILITIES].astype(int) - levels.numpy()).max() <= 1
+    assert (answer[LABELS] == labels.numpy()).mean() > 0.999
+    assert answer[LABELS].min() == 1
+
+
+def test_without_background_the_graph_keeps_the_rules_too(graph_without_background: KindGraphs) -> None:
+    net = graph_without_background.net
+    check_graph(net, SIGNATURE)  # C + 1 channels, as ever
+    assert not {node.op_type for node in net.graph.node} & {"Shape", "Gather", "ConstantOfShape", "Where"}
+
+
+@pytest.mark.parametrize("has_background", [True, False])
+def test_a_network_that_misnames_its_background_is_refused(has_background: bool) -> None:
+    network = Misnamed(SmallSegmenter(has_background=has_background))
+    with pytest.raises(GraphError, match=r"expected the outputs .*PROBABILITIES', 2, \('batch', 5, 56, 56\)"):
+        to_onnx(SegmentNet(network, IMAGENET, SEGMENT_CELL_PX), SIGNATURE)
 
 
 def test_exposed_logits_are_the_networks(graphs: tuple[KindGraphs, ...]) -> None:

@@ -72,6 +72,59 @@ def test_segment_net_gives_levels_of_the_softmax_and_their_labels() -> None:
     assert len(np.unique(labels)) > 2  # else the comparison says little
 
 
+def test_without_background_channel_zero_is_zero_and_no_label_is_it() -> None:
+    tiles = tissue_like(3)
+    network = SmallSegmenter(has_background=False).eval()
+    labels, levels = run(SegmentNet(network, IMAGENET, SEGMENT_CELL_PX), tiles)
+    (logits,) = reference.run_network(network, tiles, IMAGENET)
+    assert logits.shape == (3, 4, 56, 56)
+    softmax = torch.from_numpy(logits).softmax(dim=1).numpy()
+    assert levels.dtype == labels.dtype == np.uint8
+    assert levels.shape == (3, 5, 56, 56)
+    assert not levels[:, 0].any()
+    assert np.abs(levels[:, 1:] - softmax * 255).max() <= 0.5 + 1e-3  # class c is channel c
+    assert labels.min() == 1
+    assert len(np.unique(labels)) > 2
+    np.testing.assert_array_equal(labels, np.stack([numpy_labels(tile, SEGMENT_CELL_PX) for tile in levels]))
+    expected = reference.segment_outputs(logits, SEGMENT_CELL_PX, has_background=False)
+    assert np.abs(levels.astype(int) - expected[PROBABILITIES]).max() <= 1
+    assert (labels == expected[LABELS]).mean() > 0.999
+
+
+def test_without_background_undecided_pixels_still_get_a_class() -> None:
+    """254 classes, all alike: each is 1.004 of 255, and one must come before the zeros of channel 0."""
+
+    class Undecided(nn.Module):
+        has_background = False
+
+        def forward(self, images: Tensor) -> Tensor:
+            return torch.zeros(len(images), 254, 7, 7)
+
+    labels, levels = run(SegmentNet(Undecided(), IMAGENET, 32), tissue_like(2))
+    assert set(np.unique(levels[:, 1:])) == {1}
+    assert set(np.unique(labels)) == {1}
+
+
+def test_without_background_the_rule_alone_says_zero() -> None:
+    """Channel 0 = b + (1 − b)·0, the others × (1 − b): the area fraction of the rule is all the background there is."""
+    tiles = tissue_like(2)
+    _, levels = run(SegmentNet(SmallSegmenter(has_background=False).eval(), IMAGENET, SEGMENT_CELL_PX), tiles)
+    background = np.zeros((2, 224, 224), np.uint8)
+    background[0, :112] = 1
+    background[0, 112:, ::2] = 1  # half of each cell
+    labels, combined = run(SegmentLabels(SEGMENT_CELL_PX), levels, background)
+    assert (combined[0, 0, :28] == 255).all()
+    assert (combined[0, 0, 28:] == 128).all()  # 127.5, half to even
+    assert not combined[0, 1:, :28].any()
+    assert np.abs(combined[0, 1:, 28:] - levels[0, 1:, 28:] / 2).max() <= 0.5
+    np.testing.assert_array_equal(combined[1], levels[1])
+    assert (labels[0, :108] == 0).all()
+    assert labels[1].min() == 1
+    expected = reference.segment_labels({PROBABILITIES: levels}, background, SEGMENT_CELL_PX)
+    np.testing.assert_array_equal(combined, expected[PROBABILITIES])
+    np.testing.assert_array_equal(labels, expected[LABELS])
+
+
 def test_segment_labels_are_exactly_the_numpy_rules() -> None:
     generator = np.random.default_rng(0)
     levels = generator.integers(0, 256, (4, 5, 56, 56), dtype=np.uint8)

@@ -115,3 +115,12 @@ def test_scales_are_averaged_on_the_grid_of_the_first(network: Classifier) -> No
     aligned = nn.functional.interpolate(second[0], size=first[0].shape[2:], mode="bilinear", align_corners=False)
     torch.testing.assert_close(maps, (first[0] + aligned) / 2)
     torch.testing.assert_close(logits, (first[1] + second[1]) / 2)
+
+
+@pytest.mark.parametrize("kind", ["cam", "grad_cam", "hires_cam"])
+def test_callers_need_no_graph_of_their_own(network: Classifier, kind: CamKind) -> None:
+    batch = images(network)
+    with torch.no_grad():
+        silent = class_maps(network, batch, kind)[0]
+    torch.testing.assert_close(silent, class_maps(network, batch, kind)[0])
+    assert not silent.requires_grad

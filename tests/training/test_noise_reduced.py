@@ -19,7 +19,7 @@ from training.datasets.placement import IGNORE_LABEL
 from training.errors import DataError, RecipeError
 from training.noise_reduced import cam_confidence, gumbel_log_softmax, noise_reduced_loss
 from training.patch_dataset import Augmentation, PatchDataset, PatchSample
-from training.pseudomask import write_pseudo_masks
+from training.pseudomask import cam_maps, write_pseudo_masks
 from training.schedule import Schedule
 from training.segmenter import Segmenter, SegmenterConfig
 from training.stage_two import StageTwo, StageTwoOptions
@@ -143,7 +143,7 @@ def samples(tmp_path: Path) -> list[PatchSample]:
         listed.append(PatchSample(tmp_path / f"{index}.png", tuple(int((labels == c).any()) for c in range(1, 5))))
     torch.manual_seed(0)
     network = Classifier(ClassifierConfig("test_resnet", (2,), 4))
-    return write_pseudo_masks(network, listed, TASK, tmp_path / "pseudo_masks", CamOptions())
+    return write_pseudo_masks(cam_maps(network, TASK, CamOptions()), listed, TASK, tmp_path / "pseudo_masks", {})
 
 
 def test_confidence_reaches_stage_two_and_turns_with_the_patch(samples: list[PatchSample]) -> None:
@@ -210,7 +210,8 @@ def test_patches_of_one_name_keep_masks_of_their_own(tmp_path: Path) -> None:
         Image.fromarray(rgb).save(tmp_path / folder / "1.png")
         listed.append(PatchSample(tmp_path / folder / "1.png", tuple(int(index == label) for label in range(4))))
     torch.manual_seed(0)
-    written = write_pseudo_masks(Classifier(ClassifierConfig("test_resnet", (2,), 4)), listed, TASK, tmp_path / "masks", CamOptions())
+    maps = cam_maps(Classifier(ClassifierConfig("test_resnet", (2,), 4)), TASK, CamOptions())
+    written = write_pseudo_masks(maps, listed, TASK, tmp_path / "masks", {})
     assert [sample.target.name for sample in written if sample.target] == ["1.png", "1-2.png", "1-3.png"]
     for index, sample in enumerate(written):
         labels = PatchDataset([sample], TASK, None, 0)[0]["target"]

@@ -8,7 +8,7 @@ import tyro
 from training.errors import RecipeError
 from training.pretrain import PretrainConfig
 from training.recipe import expand_recipes
-from training.train import TrainConfig
+from training.train_config import TrainConfig
 
 FOLDER = Path(__file__).parents[2] / "training" / "recipes"
 RECIPES = sorted(path for path in FOLDER.glob("*.toml") if path.stem != "pretrain")

@@ -16,7 +16,8 @@ from training.errors import DataError, RecipeError
 from training.fitting import total_steps
 from training.patches import write_patches
 from training.schedule import Schedule
-from training.train import TrainConfig, train_pscl
+from training.train import train
+from training.train_config import TrainConfig
 
 pytestmark = pytest.mark.slow
 
@@ -76,13 +77,13 @@ def test_the_upper_bound_learns_the_masks(patches: Path, tmp_path: Path) -> None
         stage2=Schedule("adamw", 1e-3, batch=8, steps=4),
         supervised=True,
     )
-    checkpoint = load(train_pscl(config))
+    checkpoint = load(train(config))
     assert (checkpoint.method, checkpoint.cam_network) == ("supervised", None)
     assert not (tmp_path / "pseudo_masks").exists()
     bare = tmp_path / "bare"
     shutil.copytree(patches, bare, ignore=shutil.ignore_patterns("masks"))
     with pytest.raises(DataError, match="--supervised expects a mask for every patch, found none for 24"):
-        train_pscl(TrainConfig(data=bare, output=tmp_path / "out", supervised=True))
+        train(TrainConfig(data=bare, output=tmp_path / "out", supervised=True))
 
 
 def test_the_same_seed_gives_the_same_network(patches: Path, tmp_path: Path) -> None:
@@ -98,7 +99,7 @@ def test_the_same_seed_gives_the_same_network(patches: Path, tmp_path: Path) -> 
             supervised=True,
             seed=5,
         )
-        network = load(train_pscl(config)).segment_network
+        network = load(train(config)).segment_network
         assert network is not None
         return network.state_dict()
 
