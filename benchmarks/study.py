@@ -36,7 +36,7 @@ class StudyConfig:
     output: Path
     """Folder for patches, runs and study.json."""
     recipe: Path
-    """Training recipe of all variants; its steps are the budget of each run."""
+    """Training recipe, `<set>_<method>.toml`; its steps are the budget of each network. Variants of other methods take the recipes beside it."""
     data_format: DataFormat = "crops"
     split: str = "all"
     """The data set's own split that patches are cut from, and with folds also evaluated on."""
@@ -50,7 +50,7 @@ class StudyConfig:
     tile_px: int = 128
     max_patches: int | None = None
     task: str = "wsss4luad"
-    variants: tuple[str, ...] = tuple(VARIANTS)
+    variants: tuple[str, ...] = ("classification", "pscl", PRETRAINED, "pistoseg", "arml", "supervised")
     """Of `study_plan.VARIANTS`. The pre-trained one starts from an encoder that saw the fold's training patches without their labels."""
     pretrain_data: tuple[Path, ...] = ()
     """Folders of further images to pre-train on."""
@@ -147,12 +147,24 @@ def _train(config: StudyConfig, run: Run) -> None:
     if (folder / "checkpoint.pt").exists():
         return
     _say(f"training {run.name}")
-    flags = [*VARIANTS[run.variant], "--task", config.task, "--tile-px", str(config.tile_px), "--seed", str(run.seed)]
+    variant = VARIANTS[run.variant]
+    recipe = config.recipe if variant.method is None else _recipe_of(config.recipe, variant.method)
+    flags = [*variant.flags, "--task", config.task, "--tile-px", str(config.tile_px), "--seed", str(run.seed)]
     if config.tile_px != config.patch_px:
         flags += ["--mpp", str(get_task(config.task).mpp * config.patch_px / config.tile_px)]
     if run.variant == PRETRAINED:
         flags += ["--weights", str(_pretrain(config, run.fold))]
-    run_histoserve("train", f"@{config.recipe}", "--data", str(patches), "--output", str(folder), *flags)
+    run_histoserve("train", f"@{recipe}", "--data", str(patches), "--output", str(folder), *flags)
+
+
+def _recipe_of(recipe: Path, method: str) -> Path:
+    """The recipe of another method, named after the same set."""
+    other = recipe.with_name(f"{recipe.stem.rpartition('_')[0]}_{method}.toml")
+    if not other.is_file():
+        raise EvaluationError(
+            f"--recipe {recipe}: expected {other.name} beside it for variant {method!r}, found none: leave it out of --variants"
+        )
+    return other
 
 
 def _pretrain(config: StudyConfig, fold: int) -> Path:

@@ -5,12 +5,32 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 PRETRAINED = "pretrained"
-# Variant: flags of `histoserve train` beside the recipe's.
-VARIANTS: dict[str, tuple[str, ...]] = {
-    "classification": ("--pscl.weight", "0"),
-    "pscl": (),
-    PRETRAINED: (),
-    "supervised": ("--supervised",),
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A way to train.
+
+    Attributes:
+        flags: of `histoserve train` beside the recipe's.
+        method: whose recipe it takes, `<set>_<method>.toml` beside the study's own; none = the study's.
+    """
+
+    flags: tuple[str, ...] = ()
+    method: str | None = None
+
+
+VARIANTS: dict[str, Variant] = {
+    "classification": Variant(("--pscl.weight", "0")),
+    "pscl": Variant(),
+    PRETRAINED: Variant(),
+    "pistoseg": Variant(method="pistoseg"),
+    "arml": Variant(method="arml"),
+    "grad_cam": Variant(("--pscl.weight", "0", "--cam.kind", "grad_cam", "--cam.stage", "2")),
+    "sc_cam": Variant(("--method", "sc_cam", "--subcategory.rounds", "1")),
+    "mlps": Variant(("--method", "mlps", "--cam.kind", "grad_cam", "--cam-levels", "2", "1")),
+    "oeem": Variant(("--pscl.weight", "0", "--segment.loss", "easy_examples")),
+    "supervised": Variant(("--supervised",)),
 }
 
 
@@ -44,12 +64,23 @@ ROWS: dict[str, Row] = {
     "PSCL, stage 2": _row("pscl", "segment"),
     "pre-trained + PSCL, CAM": _row(PRETRAINED, "cam"),
     "pre-trained + PSCL, stage 2": _row(PRETRAINED, "segment"),
+    "PistoSeg, CAM": _row("pistoseg", "cam"),
+    "PistoSeg, precise": _row("pistoseg", "segment"),
+    "ARML, CAM": _row("arml", "cam"),
+    "ARML, stage 2": _row("arml", "segment"),
+    "Grad-CAM of a shallower stage, stage 2": _row("grad_cam", "segment"),
+    "SC-CAM, CAM": _row("sc_cam", "cam"),
+    "SC-CAM, stage 2": _row("sc_cam", "segment"),
+    "MLPS, CAM": _row("mlps", "cam"),
+    "MLPS, stage 2": _row("mlps", "segment"),
+    "OEEM, stage 2": _row("oeem", "segment"),
     "supervised": _row("supervised", "segment"),
 }
+BASELINE = "classification, stage 2"
 # (second, first): the difference is second minus first.
 PAIRS = (
     ("PSCL, CAM", "classification, CAM"),
-    ("PSCL, stage 2", "classification, stage 2"),
+    *((name, BASELINE) for name, row in ROWS.items() if row.kind == "segment" and name != BASELINE),
     ("PSCL, CAM, true image labels (oracle)", "PSCL, CAM"),
     ("PSCL, stage 2", "PSCL, CAM"),
     ("pre-trained + PSCL, CAM", "PSCL, CAM"),

@@ -35,7 +35,7 @@ def render_table(study: dict[str, Any], main_classes: Sequence[str]) -> str:
     lines += [f"| {variant} | {cost['seconds']:.0f} | {cost['parameters'] / 1e6:.2f} M |" for variant, cost in study["training"].items()]
     lines += ["", f"| difference of {mean}, masked, in points | value | 95 % interval |", "|---|---|---|"]
     metric = main_mean(classes, main_classes)
-    for second, first in PAIRS:
+    for second, first in dict.fromkeys(PAIRS):
         if second in rows and first in rows:
             difference = paired_difference(rows[first], rows[second], metric)
             lines.append(f"| {second} − {first} | {100 * difference.value:+.1f} | {_interval(difference)} |")

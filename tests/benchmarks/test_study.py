@@ -14,7 +14,7 @@ import benchmarks.study
 import histoserve
 from benchmarks.errors import CommandError, EvaluationError
 from benchmarks.own_command import ask_histoserve, run_histoserve
-from benchmarks.study import StudyConfig, run_study
+from benchmarks.study import StudyConfig, _recipe_of, run_study
 from benchmarks.study_plan import ROWS
 from benchmarks.study_table import render_table
 from serving.tasks import get_task
@@ -145,6 +145,15 @@ def test_a_command_that_fails_stops_the_study(tmp_path: Path) -> None:
         ask_histoserve("evaluate", "--mask", str(tmp_path / "none.ome.zarr"), "--truth", str(tmp_path / "t.png"))
     with pytest.raises(CommandError, match="ended with exit code 2"):
         run_histoserve("paint")
+
+
+def test_a_method_s_recipe_lies_beside_the_study_s(tmp_path: Path) -> None:
+    folder = Path(benchmarks.study.__file__).parents[1] / "training" / "recipes"
+    for method in ("pistoseg", "arml"):
+        assert _recipe_of(folder / "wsss4luad-small_pscl.toml", method) == folder / f"wsss4luad-small_{method}.toml"
+    (tmp_path / "set_pscl.toml").write_text("")
+    with pytest.raises(EvaluationError, match=r"expected set_arml\.toml beside it for variant 'arml', found none"):
+        _recipe_of(tmp_path / "set_pscl.toml", "arml")
 
 
 def test_an_unknown_variant_is_named(tmp_path: Path) -> None:
