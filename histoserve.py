@@ -8,6 +8,8 @@ from collections.abc import Sequence
 
 COMMANDS = {  # name: (module with main(argv) -> exit code, extra that brings its dependencies, help)
     "patches": ("training.patches_cli", "train", "cut annotated images into patches with image-level labels"),
+    "generate": ("training.generate_cli", "train", "generate annotated tissue for trials and ablations"),
+    "mosaics": ("training.mosaics_cli", "train", "compose images with exact truth out of images of one class each"),
     "pretrain": ("training.pretrain_cli", "train", "pre-train an encoder on images without labels"),
     "train": ("training.cli", "train", "learn a segmenter from image-level labels"),
     "export": ("export.cli", "export", "turn a checkpoint into a checked release in the model repository"),

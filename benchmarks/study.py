@@ -6,6 +6,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import shutil
 import sys
 import tomllib
 from collections.abc import Iterator
@@ -154,7 +155,16 @@ def _train(config: StudyConfig, run: Run) -> None:
         flags += ["--mpp", str(get_task(config.task).mpp * config.patch_px / config.tile_px)]
     if run.variant == PRETRAINED:
         flags += ["--weights", str(_pretrain(config, run.fold))]
+    if variant.like is not None:
+        _take_over(_folder(config, Run(variant.like, run.fold, run.seed)), folder)
     run_histoserve("train", f"@{recipe}", "--data", str(patches), "--output", str(folder), *flags)
+
+
+def _take_over(other: Path, folder: Path) -> None:
+    """Copy another run's stages, all but the last, which are reused where their settings are the same."""
+    for done in sorted(other.glob("*/stage.json")):
+        if done.parent.name != "stage2" and not (folder / done.parent.name).exists():
+            shutil.copytree(done.parent, folder / done.parent.name)
 
 
 def _recipe_of(recipe: Path, method: str) -> Path:

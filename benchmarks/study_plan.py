@@ -14,22 +14,34 @@ class Variant:
     Attributes:
         flags: of `histoserve train` beside the recipe's.
         method: whose recipe it takes, `<set>_<method>.toml` beside the study's own; none = the study's.
+        like: a variant whose stages it takes over where they are the same (a stage with other settings is done anew).
     """
 
     flags: tuple[str, ...] = ()
     method: str | None = None
+    like: str | None = None
 
 
 VARIANTS: dict[str, Variant] = {
     "classification": Variant(("--pscl.weight", "0")),
     "pscl": Variant(),
     PRETRAINED: Variant(),
-    "pistoseg": Variant(method="pistoseg"),
+    "pistoseg": Variant(method="pistoseg", like="classification"),
     "arml": Variant(method="arml"),
-    "grad_cam": Variant(("--pscl.weight", "0", "--cam.kind", "grad_cam", "--cam.stage", "2")),
-    "sc_cam": Variant(("--method", "sc_cam", "--subcategory.rounds", "1")),
+    "grad_cam": Variant(("--pscl.weight", "0", "--cam.kind", "grad_cam", "--cam.stage", "2"), like="classification"),
+    "sc_cam": Variant(("--method", "sc_cam", "--subcategory.rounds", "1"), like="classification"),
     "mlps": Variant(("--method", "mlps", "--cam.kind", "grad_cam", "--cam-levels", "2", "1")),
-    "oeem": Variant(("--pscl.weight", "0", "--segment.loss", "easy_examples")),
+    "oeem": Variant(("--pscl.weight", "0", "--segment.loss", "easy_examples"), like="classification"),
+    # PistoSeg, table 3: which losses the refinement has.
+    "pistoseg-cons": Variant(("--no-refine.cls", "--no-refine.cross"), "pistoseg", "pistoseg"),
+    "pistoseg-cons-cross": Variant(("--no-refine.cls",), "pistoseg", "pistoseg"),
+    "pistoseg-cls-cons": Variant(("--no-refine.cross",), "pistoseg", "pistoseg"),
+    "pistoseg-cls-cross": Variant(("--no-refine.cons",), "pistoseg", "pistoseg"),
+    # ARML, table 2: which of its parts are there.
+    "arml-baseline": Variant(("--no-relocalize", "--no-mutual.voting", "--mutual.relation", "none"), "arml", "classification"),
+    "arml-ars": Variant(("--no-mutual.voting", "--mutual.relation", "none"), "arml", "arml"),
+    "arml-ars-swv": Variant(("--mutual.relation", "none"), "arml", "arml"),
+    "arml-ars-srm": Variant(("--no-mutual.voting",), "arml", "arml"),
     "supervised": Variant(("--supervised",)),
 }
 
@@ -52,6 +64,7 @@ def _row(variant: str, kind: str) -> Row:
     return Row(variant, kind, kind)
 
 
+_TABLE_3 = (("cons",), ("cons", "cross"), ("cls", "cons"), ("cls", "cross"))
 ROWS: dict[str, Row] = {
     "classification, CAM": _row("classification", "cam"),
     "classification, stage 2": _row("classification", "segment"),
@@ -75,12 +88,17 @@ ROWS: dict[str, Row] = {
     "MLPS, stage 2": _row("mlps", "segment"),
     "OEEM, stage 2": _row("oeem", "segment"),
     "supervised": _row("supervised", "segment"),
+    **{f"PistoSeg, {' + '.join(losses)}": _row("-".join(("pistoseg", *losses)), "segment") for losses in _TABLE_3},
+    "ARML, baseline": _row("arml-baseline", "segment"),
+    "ARML, ARS": _row("arml-ars", "segment"),
+    "ARML, ARS + SWV": _row("arml-ars-swv", "segment"),
+    "ARML, ARS + SRM": _row("arml-ars-srm", "segment"),
 }
 BASELINE = "classification, stage 2"
 # (second, first): the difference is second minus first.
 PAIRS = (
     ("PSCL, CAM", "classification, CAM"),
-    *((name, BASELINE) for name, row in ROWS.items() if row.kind == "segment" and name != BASELINE),
+    *((name, BASELINE) for name, row in ROWS.items() if row.kind == "segment" and name != BASELINE and "-" not in row.variant),
     ("PSCL, CAM, true image labels (oracle)", "PSCL, CAM"),
     ("PSCL, stage 2", "PSCL, CAM"),
     ("pre-trained + PSCL, CAM", "PSCL, CAM"),

@@ -61,6 +61,19 @@ TASKS: dict[str, TissueTask] = {
             label_encoding=((255, 1), (0, 2)),
         ),
         TissueTask(
+            name="osteosarcoma",
+            classes=(
+                TissueClass("viable tumor", (200, 40, 60)),
+                TissueClass("necrosis", (120, 90, 180)),
+                TissueClass("non-tumor", (70, 150, 90)),
+            ),
+            mpp=1.0,
+            tile_px=224,
+            normalization=IMAGENET,
+            background=BackgroundRule(gray_above=200, min_size_px=50),
+            label_encoding=((0, 0), (1, 1), (2, 2), (3, 3)),
+        ),
+        TissueTask(
             name="demo",
             classes=(
                 TissueClass("tumor", (214, 39, 40)),

@@ -69,7 +69,8 @@ def classify(run: Run, pscl: PsclOptions, relocalize: bool = False) -> tuple[Sta
     """Stage 1: a classifier of image-level labels, with the contrastive term where `pscl.weight` is above 0."""
     config = run.config
     settings = {**network_settings(config), "stages": config.cam_stages, "final_norm": config.final_norm, "relocalize": relocalize}
-    settings |= {"schedule": dataclasses.asdict(config.stage1), "pscl": dataclasses.asdict(pscl)}
+    # Without the contrastive term its settings change nothing.
+    settings |= {"schedule": dataclasses.asdict(config.stage1), "pscl": dataclasses.asdict(pscl) if pscl.weight > 0 else None}
     stage = run.stage("stage1", settings)
 
     def train(folder: Path) -> Classifier:

@@ -107,5 +107,5 @@ def test_colors_and_names_are_checked() -> None:
 
 
 def test_an_unknown_task_lists_those_there_are() -> None:
-    with pytest.raises(ContractError, match="unknown task 'brain': expected one of bcss, demo, glas, luad, wsss4luad"):
+    with pytest.raises(ContractError, match="unknown task 'brain': expected one of bcss, demo, glas, luad, osteosarcoma, wsss4luad"):
         get_task("brain")

@@ -6,7 +6,7 @@
 | `bcss`, `luad` | `training/` | `val/{img,mask}`, `test/{img,mask}` (val, test) |
 | `wsss4luad` | `1.training/` | `2.validation/{img,mask}`, `3.testing/{img,mask}` (val, test) |
 | `glas` | none: cut them | `<split>/{img,mask}`, 255 = gland |
-| `crops` | none: cut them | `{img,mask}` (all) |
+| `crops` | none: cut them | `{img,mask}` (all), or `<split>/{img,mask}` |
 """
 
 from __future__ import annotations
@@ -73,9 +73,11 @@ def read_annotated(root: Path, task: TissueTask, data_format: str, split: str = 
     if data_format == "glas":
         _check_classes(root, task, data_format, _GLAS_TASK)
         return list_pairs(_split_folder(root, split))
+    if data_format == "crops":
+        return list_pairs(root if split == ALL else _split_folder(root, split))
     if split != ALL:
         raise DataError(f"{root}: format {data_format!r} has no splits: expected split {ALL!r}, got {split!r}")
-    return list_pairs(root) if data_format == "crops" else _folder_pairs(root, task)
+    return _folder_pairs(root, task)
 
 
 def _folder_pairs(root: Path, task: TissueTask) -> list[AnnotatedImage]:
