@@ -134,8 +134,21 @@ def _evaluate_model(config: EvaluateConfig, model: TileModel, more: dict[str, An
     if config.checkpoint is not None and config.kind == "cam":
         figures, more["features"] = _features(config.checkpoint, read_images(annotated, task), image_mpp)
     if config.report is not None:
-        write_report(config.report, evaluation, read_images(annotated, task), model, image_mpp, config.data.name, figures)
+        cams = _cam_model(config, model)
+        write_report(config.report, evaluation, read_images(annotated, task), model, image_mpp, config.data.name, figures, cams)
     return evaluation
+
+
+def _cam_model(config: EvaluateConfig, model: TileModel) -> TileModel | None:
+    """What gives the report's heat maps: the model itself, or the classifier in the same checkpoint."""
+    if model.contract.kind == "cam" or config.checkpoint is None:
+        return model if model.contract.kind == "cam" else None
+    from training.checkpoint import load
+
+    from .torch_model import TorchModel
+
+    loaded = load(config.checkpoint)
+    return TorchModel(loaded, "cam") if loaded.cam_network is not None else None
 
 
 def _features(checkpoint: Path, images: Iterator[TruthImage], image_mpp: float) -> tuple[dict[str, Rgb], dict[str, dict[str, float]]]:

@@ -64,9 +64,11 @@ def test_the_model_never_sees_the_truth() -> None:
 def test_the_page_shows_every_image_and_figure(tmp_path: Path) -> None:
     model = PaintedModel("cam")
     evaluation = evaluate_images(images(), model, 0.5)
-    write_report(tmp_path / "out" / "report.html", evaluation, images(), model, 0.5, "painted")
+    write_report(tmp_path / "out" / "report.html", evaluation, images(), PaintedModel(), 0.5, "painted", cam_model=model)
     page = (tmp_path / "out" / "report.html").read_text()
-    assert page.count("<img") == 2 * (4 + 4)  # image, truth, prediction, difference, and a heat map for every class
+    assert page.count("<img") == 2 * (
+        4 + 4 + 2
+    )  # image, truth, prediction, difference, a heat map for every class, and what they say without and with image labels
     assert f"{evaluation.scores('masked').miou:.3f}" in page
     assert "CAM necrosis" in page
     blocked = tmp_path / "file"
