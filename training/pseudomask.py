@@ -43,8 +43,9 @@ def write_pseudo_masks(
     targets = with_pseudo_masks(samples, folder)
     loader = DataLoader(PatchDataset(samples, task, augmentation=None, seed=0), batch_size=16)
     written = iter(targets)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     for batch in loader:
-        masks, confidences = pseudo_masks(maps, batch)
+        masks, confidences = pseudo_masks(maps, {name: values.to(device) for name, values in batch.items()})
         for labels, confidence in zip(masks.cpu().numpy().astype(np.uint8), confidences.cpu().numpy(), strict=True):
             target = next(written)
             assert target.target is not None
@@ -66,11 +67,11 @@ def with_pseudo_masks(samples: Sequence[PatchSample], folder: Path) -> list[Patc
 
 
 def cam_maps(network: Classifier, task: TissueTask, options: CamOptions) -> ScoredMaps:
-    """CAMs of a classifier, averaged over views and normalized, and its logits. The network is put into evaluation mode."""
+    """CAMs of a classifier, averaged over views and normalized, and its logits. It is put into evaluation mode and follows the batch's device."""
 
     def maps(batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         images = normalize(batch["image"], task.normalization.mean, task.normalization.std)
-        class_maps, logits = averaged_class_maps(network.eval(), images, options)
+        class_maps, logits = averaged_class_maps(network.to(images.device).eval(), images, options)
         return normalize_cam(class_maps), logits
 
     return maps
