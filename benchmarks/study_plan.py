@@ -29,6 +29,7 @@ VARIANTS: dict[str, Variant] = {
     # §6.2.1: CAMs of the deepest stage alone, whose coarse grid is the method's bottleneck.
     "pscl-coarse": Variant(("--cam-stages", "4")),
     "pistoseg": Variant(method="pistoseg", like="classification"),
+    "pistoseg_unrefined": Variant(("--refine.output", "none"), "pistoseg", "pistoseg"),
     "arml": Variant(method="arml"),
     "grad_cam": Variant(("--pscl.weight", "0", "--cam.kind", "grad_cam", "--cam.stage", "2"), like="classification"),
     "sc_cam": Variant(("--method", "sc_cam", "--subcategory.rounds", "1"), like="classification"),
@@ -83,6 +84,7 @@ ROWS: dict[str, Row] = {
     "pre-trained + PSCL, stage 2": _row(PRETRAINED, "segment"),
     "PistoSeg, CAM": _row("pistoseg", "cam"),
     "PistoSeg, precise": _row("pistoseg", "segment"),
+    "PistoSeg without refinement": _row("pistoseg_unrefined", "segment"),
     "ARML, CAM": _row("arml", "cam"),
     "ARML, stage 2": _row("arml", "segment"),
     "Grad-CAM of a shallower stage, stage 2": _row("grad_cam", "segment"),

@@ -17,9 +17,8 @@ from .mosaic_files import write_mosaics
 from .mosaic_sheet import write_contact_sheet
 from .patch_dataset import PatchDataset, PatchSample
 from .pseudomask import ScoredMaps
-from .refine_stage import RefineInputs, RefineStage, cam_of, probabilities_of, refined_maps
+from .refine_stage import MapsOf, RefineInputs, RefineStage, cam_of, probabilities_of, refined_maps
 from .refinement import RefinementConfig, RefinementNet
-from .segmenter import Segmenter
 from .stage_one import PsclOptions
 from .stages import Stage
 from .steps import Run, classify, do_or_load, segment, segmenter_config, train_segmenter, write_masks
@@ -37,7 +36,15 @@ def train_pistoseg(run: Run) -> tuple[Classifier, nn.Module]:
     config = run.config
     shape = segmenter_config(run, config.preliminary_encoder or config.segment_encoder, HAS_BACKGROUND)
     preliminary = train_segmenter(run, "preliminary", shape, synthesized, [mosaics], config.preliminary)
-    stage, maps = refine(run, [first, run.stages[-1]], classifier, preliminary)
+    stage = run.stages[-1]
+    # The preliminary network's logits are what its loss took them for.
+    activation: Literal["sigmoid", "softmax"] = "sigmoid" if config.segment.loss == "binary_cross_entropy" else "softmax"
+    pseudo = probabilities_of(preliminary, run.task, activation)
+    if config.refine.output == "none":
+        maps = _scored(pseudo)
+    else:
+        inputs = RefineInputs(pseudo, cam_of(classifier, run.task, config.refine.cam))
+        stage, maps = refine(run, [first, stage], inputs)
     masks, targets = write_masks(run, stage, maps, {"refined": config.refine.output})
     return classifier, segment(run, targets, [masks], HAS_BACKGROUND)
 
@@ -54,12 +61,9 @@ def synthesize(run: Run) -> tuple[Stage, list[PatchSample]]:
     return stage, samples
 
 
-def refine(run: Run, needs: Sequence[Stage], classifier: Classifier, preliminary: Segmenter) -> tuple[Stage, ScoredMaps]:
+def refine(run: Run, needs: Sequence[Stage], inputs: RefineInputs) -> tuple[Stage, ScoredMaps]:
     """The trained refinement as class maps."""
     config, task = run.config, run.task
-    # The preliminary network's logits are what its loss took them for.
-    activation: Literal["sigmoid", "softmax"] = "sigmoid" if config.segment.loss == "binary_cross_entropy" else "softmax"
-    inputs = RefineInputs(probabilities_of(preliminary, task, activation), cam_of(classifier, task, config.refine.cam))
     shape = RefinementConfig(
         config.encoder,
         len(task.classes),
@@ -70,7 +74,8 @@ def refine(run: Run, needs: Sequence[Stage], classifier: Classifier, preliminary
         config.refinement.key_channels,
         final_norm=config.final_norm,
     )
-    settings = {"network": dataclasses.asdict(shape), "refine": dataclasses.asdict(config.refine)}
+    # Which of its outputs becomes the pseudo-mask changes nothing in how it is trained.
+    settings = {"network": dataclasses.asdict(shape), "refine": dataclasses.asdict(config.refine) | {"output": None}}
     stage = run.stage("refinement", settings | {"schedule": dataclasses.asdict(config.refinement.schedule)}, needs)
 
     def train(folder: Path) -> RefinementNet:
@@ -84,8 +89,12 @@ def refine(run: Run, needs: Sequence[Stage], classifier: Classifier, preliminary
 
     network = do_or_load(stage, train)
 
-    def maps(batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-        # Averages of maps that are nowhere negative: without any activation only where an image's maps are 0 throughout; then its first class.
-        return refined_maps(network.to(batch["image"].device), batch, inputs, task, config.refine), torch.zeros_like(batch["labels"])
+    def refined(batch: dict[str, Tensor]) -> Tensor:
+        return refined_maps(network.to(batch["image"].device), batch, inputs, task, config.refine)
 
-    return stage, maps
+    return stage, _scored(refined)
+
+
+def _scored(maps: MapsOf) -> ScoredMaps:
+    """Maps that are nowhere negative: without any activation only where an image's maps are 0 throughout; then its first class."""
+    return lambda batch: (maps(batch), torch.zeros_like(batch["labels"]))

@@ -121,7 +121,12 @@ def refined_maps(
     Args:
         network: in evaluation mode.
         inputs_from: asked for what the output needs: nothing with net_cam.
+
+    Raises:
+        RecipeError: the output is none.
     """
+    if options.output == "none":
+        raise RecipeError("refine.output: expected pseudo, cam or net_cam to refine, got none: take the preliminary network's maps")
     refined: Refinement = network(_images(batch, task), batch["valid"])
     if options.output == "net_cam":
         maps = normalize_cam(refined.class_maps)

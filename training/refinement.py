@@ -64,14 +64,15 @@ class RefineOptions:
         cross: train with the cross regularization (eq. 8).
         cam: what M_CAM is made by (table 4).
         output: the refined maps (table 5): net_cam = the network's own CAMs in the attention space (the paper's best), cam = M̂_CAM (eq. 5),
-            pseudo = M̂_pseudo (eq. 4).
+            pseudo = M̂_pseudo (eq. 4); none = no refinement: the preliminary network's own masks (table 1, "Training with Pseudo-Masks of Real
+            Images").
     """
 
     cls: bool = True
     cons: bool = True
     cross: bool = True
     cam: CamKind = "cam"
-    output: Literal["pseudo", "cam", "net_cam"] = "net_cam"
+    output: Literal["pseudo", "cam", "net_cam", "none"] = "net_cam"
 
     def __post_init__(self) -> None:
         if not (self.cls or self.cons or self.cross):

@@ -177,7 +177,10 @@ def test_a_changed_setting_redoes_its_stage_and_what_depends_on_it(trained: Trai
     settings = {"cam": CamOptions("grad_cam", flips=False), "stage2": last}
     assert trained.done_anew(stage1=last, **settings) == [name for name in stages if name not in independent]
     if trained.config.method == "pistoseg":
-        assert trained.done_anew(stage1=last, refine=RefineOptions(output="cam"), **settings) == ["refinement", "pseudo_masks", "stage2"]
+        assert trained.done_anew(stage1=last, refine=RefineOptions(output="cam"), **settings) == ["pseudo_masks", "stage2"]
+        assert trained.done_anew(stage1=last, refine=RefineOptions(cons=False), **settings) == ["refinement", "pseudo_masks", "stage2"]
+        unrefined = trained.done_anew(stage1=last, refine=RefineOptions(output="none"), **settings)
+        assert unrefined == ["pseudo_masks", "stage2"]  # the refinement stays where it is, and is not asked
 
 
 def test_settings_that_do_not_fit_are_refused_before_anything_is_trained(patches: Path, tmp_path: Path) -> None:
