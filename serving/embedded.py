@@ -21,10 +21,13 @@ from tritonclient.utils import InferenceServerException
 from .canary import canary_models, run_canary
 from .check import check_repository
 from .errors import ServingError, StartError
+from .exposure import GRPC, Exposure, check_version
 from .launch import ADMIN_HEADER, Identity, launch_command, launch_environment, require_shared_memory
 from .modelconfig import Config
-from .port import LOOPBACK, free_port, is_listening, port_in_use, require_free
+from .port import free_port, is_listening, port_in_use, require_free
 from .server_log import failure_reason, is_port_taken
+from .tls import check_certificates, own_connection
+from .triton_binary import probe_binary
 from .triton_install import SERVING_FOLDER, TritonInstall, find_install
 from .view import build_view
 from .watchdog import sweep
@@ -34,8 +37,6 @@ _POLL_S = 0.1
 _ANSWER_S = 2.0  # of a ready server to a status question; asked again
 _STOP_S = 20.0  # the watchdog's own 8 s and its clean-up, on a busy machine
 _PORT_TRIES = 3
-# A given list replaces tritonclient's defaults, so the message sizes stand here again (research: serving.md §1.8).
-CHANNEL_ARGS = [("grpc.enable_http_proxy", 0), ("grpc.max_send_message_length", -1), ("grpc.max_receive_message_length", -1)]
 
 
 class EmbeddedTriton:
@@ -48,6 +49,7 @@ class EmbeddedTriton:
         models: served with all they need: the steps of ensembles, the release and the slide model that a contract names.
         port: None = a free one.
         log_path: where Triton's log goes; None = a temporary file, kept only where the start fails.
+        exposure: what it opens; None = gRPC on the loopback interface alone.
     """
 
     def __init__(
@@ -58,18 +60,20 @@ class EmbeddedTriton:
         port: int | None = None,
         log_path: Path | None = None,
         ready_timeout_s: float = READY_TIMEOUT_S,
+        exposure: Exposure | None = None,
     ) -> None:
         self.repository = repository
         self.models = tuple(models)
         self._wanted_port = port
         self._log_path = log_path
         self._ready_timeout_s = ready_timeout_s
+        self.exposure = exposure or Exposure()
         self._run: _Run | None = None
 
     @property
     def address(self) -> str:
         """Of gRPC, e.g. "127.0.0.1:8001"."""
-        return f"{LOOPBACK}:{self._running().port}"
+        return f"{self.exposure.own_host}:{self._running().port}"
 
     @property
     def admin_headers(self) -> dict[str, str]:
@@ -94,6 +98,7 @@ class EmbeddedTriton:
     def __enter__(self) -> Self:
         configs = check_repository(self.repository, self.models)
         install = find_install()
+        check_version(self.exposure, probe_binary(install).version)
         require_shared_memory(configs.values())
         for tries_left in reversed(range(_PORT_TRIES)):
             try:
@@ -101,7 +106,7 @@ class EmbeddedTriton:
                 return self
             except _PortTaken as taken:
                 if self._wanted_port is not None or not tries_left:
-                    raise port_in_use(taken.port) from None
+                    raise port_in_use(taken.port, self.exposure.address) from None
         raise AssertionError("unreachable: the last try returns or raises")
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
@@ -114,11 +119,14 @@ class EmbeddedTriton:
             self._run = None
 
     def _start(self, configs: dict[str, Config], install: TritonInstall) -> None:
-        port = free_port() if self._wanted_port is None else require_free(self._wanted_port)
-        self._run = _Run(self.repository, configs, install, port, self._log_path)
+        port = free_port() if self._wanted_port is None else self._wanted_port
+        for purpose, (host, wanted) in self.exposure.ports(port).items():
+            if purpose != GRPC or self._wanted_port is not None:
+                require_free(wanted, host)
+        self._run = _Run(self.repository, configs, install, port, self._log_path, self.exposure)
         try:
             self._run.wait_ready(self._ready_timeout_s)
-            with grpcclient.InferenceServerClient(self.address, channel_args=CHANNEL_ARGS) as client:
+            with grpcclient.InferenceServerClient(**self._run.connection) as client:
                 for model in canary_models(configs.values()):
                     run_canary(client, self.repository, model)
         except BaseException:
@@ -142,7 +150,17 @@ class _PortTaken(Exception):
 class _Run:
     """One server process under its watchdog."""
 
-    def __init__(self, repository: Path, configs: dict[str, Config], install: TritonInstall, port: int, log_path: Path | None) -> None:
+    def __init__(
+        self,
+        repository: Path,
+        configs: dict[str, Config],
+        install: TritonInstall,
+        port: int,
+        log_path: Path | None,
+        exposure: Exposure,
+    ) -> None:
+        self.connection = own_connection(exposure, port, check_certificates(exposure))
+        self._own_host = exposure.own_host
         token = secrets.token_hex(8)
         self.port = port
         self.identity = Identity(f"histoserve-{token}", secrets.token_urlsafe(24), f"histoserve_{token}_")
@@ -163,7 +181,7 @@ class _Run:
                     umask=0o077,
                 )
             self._give_order(
-                launch_command(install, self._view, self.identity, port), launch_environment(install), self._view.working_folder
+                launch_command(install, self._view, self.identity, port, exposure), launch_environment(install), self._view.working_folder
             )
         except BaseException:
             shutil.rmtree(self.folder)
@@ -198,9 +216,9 @@ class _Run:
             time.sleep(_POLL_S)
 
     def _is_ready(self) -> bool:
-        if not is_listening(self.port):
+        if not is_listening(self.port, self._own_host):
             return False
-        with grpcclient.InferenceServerClient(f"{LOOPBACK}:{self.port}", channel_args=CHANNEL_ARGS) as client:
+        with grpcclient.InferenceServerClient(**self.connection) as client:
             try:
                 ours = client.get_server_metadata(client_timeout=_ANSWER_S).name == self.identity.server_id
                 return bool(ours and client.is_server_ready(client_timeout=_ANSWER_S))

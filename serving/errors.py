@@ -5,6 +5,7 @@ ServingError
 ├── RepositoryError      the model repository lacks something, or its parts do not fit together
 ├── InstallationError    .triton (the server side's environment) is missing or unfit
 ├── PortError            the wanted port is taken
+├── ExposureError        the server must not be opened like that
 ├── StartError           Triton did not become ready; the message carries its own log lines
 └── CanaryError          the server is ready and answers wrong values
 """
@@ -30,6 +31,10 @@ class InstallationError(ServingError):
 
 class PortError(ServingError):
     """The wanted port is taken."""
+
+
+class ExposureError(ServingError):
+    """The server must not be opened like that, or cannot be: a version with published holes, a certificate that does not fit."""
 
 
 class StartError(ServingError):

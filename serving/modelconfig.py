@@ -13,11 +13,13 @@ from tritonclient.grpc import model_config_pb2 as pb
 
 from .contract import Contract
 from .errors import ConfigError
+from .modeloptions import Options, read_options, threads_misfit, write_options
 
 FILE_NAME = "config.pbtxt"
 ONNX_FILE = "model.onnx"
 PYTHON_FILE = "model.py"
-_DEFAULT_FILES = {"onnxruntime": ONNX_FILE, "python": PYTHON_FILE, "tensorrt": "model.plan"}
+PLAN_FILE = "model.plan"
+_DEFAULT_FILES = {"onnxruntime": ONNX_FILE, "python": PYTHON_FILE, "tensorrt": PLAN_FILE}
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,10 @@ class ModelConfig:
         queue_delay_us: how long the batcher waits to fill a batch; 0 = batches only what is already queued; None = no batching
             over requests.
         max_queue_size: more requests than these in the queue are rejected (UNAVAILABLE); needs a `queue_delay_us`. None = no limit.
-        cpu_only: KIND_CPU; else Triton chooses (KIND_AUTO: the GPU where there is one).
+        cpu_only: KIND_CPU; else, without `options.gpu_only`, Triton chooses (KIND_AUTO: the GPU where there is one).
+        options: queue timeouts, priorities, warm-up, accelerators, CUDA graphs. Threads of the ONNX Runtime backend are `parameters`.
+
+    There is no response cache: tiles do not come twice, and parsing refuses a configuration that enables it.
     """
 
     name: str
@@ -64,6 +69,7 @@ class ModelConfig:
     max_queue_size: int | None = None
     instance_count: int = 1
     cpu_only: bool = False
+    options: Options = field(default_factory=Options)
 
     def __post_init__(self) -> None:
         _freeze(self)
@@ -79,6 +85,10 @@ class ModelConfig:
                 f"model {self.name!r}: expected max_queue_size of at least 1 together with a queue_delay_us (0 is one), "
                 f"got {self.max_queue_size} with {self.queue_delay_us}"
             )
+        options_misfit = self.options.misfit(self.backend, self.max_batch_size, self.cpu_only, self.queue_delay_us is not None)
+        misfit = options_misfit or threads_misfit(self.backend, self.parameters)
+        if misfit is not None:
+            raise ConfigError(f"model {self.name!r}: {misfit}")
 
     @property
     def file_name(self) -> str:
@@ -217,15 +227,12 @@ def _model_message(config: ModelConfig) -> Any:
     message = _common_message(config)
     message.backend = config.backend
     message.default_model_filename = config.file_name
-    kind = pb.ModelInstanceGroup.KIND_CPU if config.cpu_only else pb.ModelInstanceGroup.KIND_AUTO
-    message.instance_group.add(count=config.instance_count, kind=kind)
+    kind = "KIND_CPU" if config.cpu_only else "KIND_GPU" if config.options.gpu_only else "KIND_AUTO"
+    message.instance_group.add(count=config.instance_count, kind=pb.ModelInstanceGroup.Kind.Value(kind))
     if config.queue_delay_us is not None:
         message.dynamic_batching.SetInParent()
         message.dynamic_batching.max_queue_delay_microseconds = config.queue_delay_us
-    if config.max_queue_size is not None:
-        policy = message.dynamic_batching.default_queue_policy
-        policy.timeout_action = pb.ModelQueuePolicy.REJECT
-        policy.max_queue_size = config.max_queue_size
+    write_options(config.options, config.max_queue_size, message)
     return message
 
 
@@ -263,6 +270,7 @@ def _parse_model(message: Any) -> ModelConfig:
         max_queue_size=None if batching is None else batching.default_queue_policy.max_queue_size or None,
         instance_count=group.count,
         cpu_only=group.kind == pb.ModelInstanceGroup.KIND_CPU,
+        options=read_options(message),
     )
 
 

@@ -7,12 +7,14 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from serving.cli import main
+from serving.cli import main, reach, warn
 from serving.command import run
 from serving.errors import RepositoryError, ServingError
+from serving.exposure import Exposure
 from serving.triton_install import SERVING_FOLDER
 
 from . import tiny_release as tiny
@@ -76,6 +78,59 @@ def test_missing_things_are_one_line(repository: Path, arguments: list[str], mes
     assert done.stderr.startswith("histoserve serve: ")
     assert done.stderr.count("\n") == 1
     assert message in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--address", "0.0.0.0"], "expected --tls-cert"),
+        (["--address", "nowhere"], "expected an IPv4 address"),
+        (["--tls-key", "key.pem"], "expected --tls-cert with it"),
+        (["--http-port", "8001"], "got it twice"),
+        (["--metrics-address", "0.0.0.0"], "expected a --metrics-port"),
+    ],
+)
+def test_a_wrong_exposure_is_wrong_usage(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(arguments)
+    assert caught.value.code == 2
+    assert message in " ".join(capsys.readouterr().err.replace("│", "").split())
+
+
+def test_reloadable_is_not_there_yet(repository: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--repository", str(repository), "--reloadable"]) == 1
+    assert "--reloadable: expected a start without it" in capsys.readouterr().err
+
+
+@pytest.mark.triton
+@pytest.mark.usefixtures("triton")
+def test_the_embedded_triton_on_a_network_is_one_line(repository: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Plain metrics on every address: no TLS to ask for, and still refused for the version."""
+    assert main(["--repository", str(repository), "--metrics-port", "8002", "--metrics-address", "0.0.0.0"]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("histoserve serve: Triton 2.51.0: expected at least 2.71 (container 26.07) for a network")
+    assert error.count("\n") == 1
+
+
+@pytest.mark.triton
+@pytest.mark.usefixtures("triton")
+def test_what_an_exposure_opens_is_warned_of(capsys: pytest.CaptureFixture[str]) -> None:
+    warn(Exposure())
+    assert capsys.readouterr().err == ""
+    warn(Exposure(address="0.0.0.0", insecure=True))
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0].startswith("histoserve serve: warning: gRPC on 0.0.0.0 in plain text")
+    assert "10 bulletins of published holes" in lines[1]
+
+
+def test_who_can_call_is_said() -> None:
+    tls: dict[str, Any] = {"tls_cert": Path("c"), "tls_key": Path("k")}
+    own: dict[str, Any] = {"tls_client_ca": Path("a"), "tls_own_cert": Path("o"), "tls_own_key": Path("p")}
+    assert reach(Exposure()) == "gRPC, this machine only"
+    assert reach(Exposure(**tls)) == "gRPC with TLS, this machine only"
+    assert reach(Exposure(address="10.0.0.5", insecure=True)) == "gRPC, plain text, on 10.0.0.5"
+    assert reach(Exposure(address="10.0.0.5", **tls)) == "gRPC, TLS, on 10.0.0.5"
+    assert reach(Exposure(address="10.0.0.5", **tls, **own)) == "gRPC, mutual TLS, on 10.0.0.5"
 
 
 @pytest.mark.triton

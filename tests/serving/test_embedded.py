@@ -164,7 +164,7 @@ def test_port_taken_between_look_and_bind(repository: Path, monkeypatch: pytest.
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        monkeypatch.setattr(serving.embedded, "require_free", lambda wanted: wanted)
+        monkeypatch.setattr(serving.embedded, "require_free", lambda wanted, host: wanted)
         with pytest.raises(PortError, match=f"port {port} on 127.0.0.1 is in use"), EmbeddedTriton(repository, [tiny.RULE_STEP], port=port):
             pass
         ports: Iterator[int] = iter([port, serving.port.free_port()])
