@@ -99,6 +99,21 @@ def read_frame(slide: Slide, frame: Frame, x_m: int, y_m: int, width: int, heigh
     return read_mirrored(read_inside, (frame.width_m, frame.height_m), x_m, y_m, width, height)
 
 
+def prefetch_frame(slide: Slide, frame: Frame, x_m: int, y_m: int, width: int, height: int) -> None:
+    """Begin to decode what `read_frame` of the rectangle will read of the slide; returns at once."""
+    x0, y0 = max(0, x_m), max(0, y_m)
+    x1, y1 = min(frame.width_m, x_m + width), min(frame.height_m, y_m + height)
+    if x0 >= x1 or y0 >= y1:
+        return
+    if frame.is_native:
+        slide.prefetch(frame.level, x0, y0, x1 - x0, y1 - y0)
+        return
+    level = slide.levels[frame.level]
+    columns = area_taps(x0, x1, frame.scale_x, level.width)
+    rows = area_taps(y0, y1, frame.scale_y, level.height)
+    slide.prefetch(frame.level, columns.first, rows.first, columns.length, rows.length)
+
+
 def _read_inside(slide: Slide, frame: Frame, x0: int, y0: int, x1: int, y1: int) -> npt.NDArray[np.uint8]:
     if frame.is_native:
         return slide.read(frame.level, x0, y0, x1 - x0, y1 - y0)

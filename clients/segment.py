@@ -10,12 +10,13 @@ import numpy as np
 
 from serving.contract import TissueTask
 
-from .frame import Frame, choose_frame, read_frame, slide_mpp
+from .frame import Frame, choose_frame, slide_mpp
 from .inference import TileClient
 from .omezarr import STRIP_PX, LabelWriter
 from .overlay import draw_overlay, save_overlay
 from .pipeline import Plan, Progress, label_strips
-from .slide import Rgb, Slide, open_slide
+from .row_reader import RowReader
+from .slide import Slide, open_slide
 from .summary import SlideSummary, replace_file, versions, write_summary
 from .thumbnail import LabelThumbnail, read_thumbnail
 from .tiling import make_grid, tiles_with_tissue
@@ -93,6 +94,9 @@ def segment_slide(path: Path, client: TileClient, output: Path, options: Segment
         level=frame.level,
         tiles=plan.grid.rows * plan.grid.columns,
         tissue_tiles=len(plan.places),
+        reader=slide.reader,
+        reader_reason=slide.reader_reason,
+        icc_ignored=slide.icc_ignored,
         areas_mm2=areas_mm2,
         seconds=clock.seconds,
         versions=versions(),
@@ -107,10 +111,8 @@ def make_plan(slide: Slide, mpp_l0: tuple[float, float], frame: Frame, client: T
     grid = make_grid(frame.width_m, frame.height_m, contract.task.tile_px, contract.cell_px, options.overlap)
     tissue_c = tissue_mask(slide, mpp_l0, (grid.height_c, grid.width_c))
     places = list(tiles_with_tissue(grid, tissue_c))
-
-    def read_tile(x_m: int, y_m: int) -> Rgb:
-        return read_frame(slide, frame, x_m, y_m, contract.task.tile_px, contract.task.tile_px)
-
+    corners_m = ((grid.origin_c(column) * grid.cell_px, grid.origin_c(row) * grid.cell_px) for row, column in places)
+    read_tile = RowReader(slide, frame, contract.task.tile_px, corners_m)
     return Plan(read_tile, frame.width_m, frame.height_m, grid, places, options.batch, options.in_flight, STRIP_PX)
 
 

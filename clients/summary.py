@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-_VERSIONS_OF = ("histoserve", "openslide-python", "openslide-bin", "tritonclient", "zarr", "numpy")
+_VERSIONS_OF = ("histoserve", "tifffile", "imagecodecs", "simplejpeg", "openslide-python", "openslide-bin", "tritonclient", "zarr", "numpy")
 
 
 @dataclass(frozen=True)
@@ -25,6 +25,8 @@ class SlideSummary:
         mpp: micrometers per mask pixel, (x, y).
         size_px: of the mask, (width, height).
         level: of the slide, that was read.
+        reader: native or openslide, and why.
+        icc_ignored: the slide holds a color profile, which was not applied.
         tissue_tiles: tiles that were sent, of the `tiles` that cover the slide.
         areas_mm2: per class, from the mask at full resolution.
         seconds: wall time by phase.
@@ -40,6 +42,9 @@ class SlideSummary:
     level: int
     tiles: int
     tissue_tiles: int
+    reader: str
+    reader_reason: str
+    icc_ignored: bool
     areas_mm2: Mapping[str, float]
     seconds: Mapping[str, float]
     versions: Mapping[str, str]
