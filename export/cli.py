@@ -1,34 +1,55 @@
-"""`histoserve export`: a checkpoint to a checked release in the model repository."""
+"""`histoserve export`: a checkpoint to a checked release in the model repository; with --check, --list, --remove or --rollback what follows."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
 import tyro
 from rich.console import Console
-from rich.table import Table
 
 from serving.command import run
 from serving.contract import ContractError
 from serving.errors import ServingError
-from training.checkpoint import load
+from training.checkpoint import Checkpoint, load
 from training.errors import TrainingError
 
+from . import check_cli, releases_cli
 from .canary import canary_tiles
-from .errors import ExportError
+from .card import read_metrics
+from .convert import PrecisionOptions
+from .errors import ExportError, ParityError
 from .graphs import KindGraphs, export_checkpoint
 from .layout import entry_name, parse_model_name
+from .parity import Precision
+from .parity_report import report_folder, write_parity_report
+from .parity_table import cost_table, parity_table
 from .provenance import provenance
 from .release import Draft
 from .repository import publish
-from .tiles import parity_tiles
+from .targets import TARGETS, TargetName
+from .tensorrt_rules import check_tensorrt
+from .tiles import parity_tiles, read_tiles
+
+PROGRAM = "histoserve export"
+# Each with options of its own: a release is checked and moved without a checkpoint.
+ACTIONS: Mapping[str, Callable[[Sequence[str]], int]] = {
+    "--check": check_cli.main,
+    "--list": releases_cli.list_main,
+    "--remove": releases_cli.remove_main,
+    "--rollback": releases_cli.rollback_main,
+}
 
 
 @dataclass(frozen=True)
 class ExportConfig:
-    """Export a checkpoint to ONNX, check it against torch and publish it as the next release."""
+    """Export a checkpoint to ONNX, check it against torch in every engine that is there, and publish it as the next release.
+
+    Of what is published: histoserve export --list | --check MODEL | --rollback RELEASE | --remove RELEASE, each with --help.
+    """
 
     checkpoint: tyro.conf.Positional[Path]
     """File that `histoserve train` wrote."""
@@ -38,6 +59,18 @@ class ExportConfig:
     """Name of the model: callers use NAME_segment and NAME_cam."""
     tiles: Path | None = None
     """Folder of at least 8 images of the task, at its scale, to measure parity on. The task demo generates its own."""
+    precision: Precision = "fp32"
+    """fp16 is refused where a tile's activations leave its range, int8 where it is not faster here or loses too much."""
+    calibration: Path | None = None
+    """Folder of at least 8 images to calibrate int8 on; others than --tiles."""
+    max_miou_loss: float = 1.0
+    """Of int8, points of mean IoU against the labels of fp32."""
+    target: TargetName | None = None
+    """What the release is to run on: queues, threads, instances, accelerators of its config.pbtxt. Without it, wherever Triton is."""
+    metrics: Path | None = None
+    """What `histoserve evaluate --json` printed of this model, for its card: of the segmenter, or of the CAMs where there is none."""
+    report: Path = Path(".")
+    """Folder that gets parity-failed-NAME with the worst tiles where the gate fails."""
 
 
 def export(config: ExportConfig, arguments: Sequence[str], console: Console) -> None:
@@ -48,38 +81,57 @@ def export(config: ExportConfig, arguments: Sequence[str], console: Console) -> 
     """
     parse_model_name(config.name)
     checkpoint = load(config.checkpoint)
-    tiles = parity_tiles(checkpoint.task, config.tiles)
-    graphs = export_checkpoint(checkpoint, tiles)
-    console.print(parity_table(graphs))
+    task = checkpoint.task
+    metrics = None if config.metrics is None else read_metrics(config.metrics, task.class_names)
+    tiles = parity_tiles(task, config.tiles)
+    graphs = _checked_graphs(config, checkpoint, tiles)
+    for kind in graphs:
+        if kind.cost is not None:
+            console.print(cost_table(kind.cost))
+        console.print(parity_table(f"{config.name} {kind.kind}", kind.reports))
     source = f"{len(tiles)} of {config.tiles.name}" if config.tiles else f"{len(tiles)} generated"
     notes = provenance(config.checkpoint, checkpoint, arguments, source)
-    release = publish(
-        config.repository, config.name, Draft(checkpoint.task, checkpoint.method, graphs, canary_tiles(checkpoint.task.tile_px), notes)
-    )
-    for kind in release.kinds:
-        console.print(f"{entry_name(config.name, kind)} now answers as {release.frozen(kind)}", soft_wrap=True)
+    target = None if config.target is None else TARGETS[config.target]
+    draft = Draft(task, checkpoint.method, graphs, canary_tiles(task.tile_px), notes, target, metrics)
+    release = publish(config.repository, config.name, draft)
+    for name in release.kinds:
+        console.print(f"{entry_name(config.name, name)} now answers as {release.frozen(name)}", soft_wrap=True)
     console.print(
         f"release: {config.repository / release.frozen(release.kinds[0])} and {len(release.models) - 1} more models", soft_wrap=True
     )
 
 
-def parity_table(graphs: Sequence[KindGraphs]) -> Table:
-    """The figures of every graph beside their limits."""
-    table = Table(title="parity with torch")
-    for heading in ("graph", "figure", "value", "limit"):
-        table.add_column(heading, justify="right" if heading == "value" else "left")
-    for report in (report for kind in graphs for report in kind.reports):
-        for figure in report.figures:
-            table.add_row(report.graph, figure.name, f"{figure.value:.6g}", figure.limit)
-    return table
+def _checked_graphs(config: ExportConfig, checkpoint: Checkpoint, tiles: npt.NDArray[np.uint8]) -> tuple[KindGraphs, ...]:
+    """The graphs; where they do not pass, a report of what was measured is left behind.
+
+    Raises:
+        ParityError: they do not pass; names the report.
+    """
+    calibration = None if config.calibration is None else read_tiles(config.calibration, checkpoint.task.tile_px)
+    options = PrecisionOptions(config.precision, calibration, config.max_miou_loss)
+    try:
+        graphs = export_checkpoint(checkpoint, tiles, options)
+    except ParityError as error:
+        if not error.reports:
+            raise
+        page = write_parity_report(report_folder(config.report, config.name), config.name, str(error), error.reports, checkpoint.task)
+        raise ParityError(f"{error}. Report: {page}", error.reports) from error
+    if config.target == "gpu":
+        for kind in graphs:
+            check_tensorrt(kind.net)
+    return graphs
 
 
 def main(argv: Sequence[str]) -> int:
-    """Export; returns the exit code."""
+    """Export, or what an action says; returns the exit code."""
+    actions = [argument for argument in argv if argument in ACTIONS]
 
     def call() -> int:
-        config = tyro.cli(ExportConfig, prog="histoserve export", args=list(argv))
-        export(config, argv, Console())
+        if actions:
+            rest = list(argv)
+            rest.remove(actions[0])
+            return ACTIONS[actions[0]](rest)  # of two actions, the second is an option that the first does not know
+        export(tyro.cli(ExportConfig, prog=PROGRAM, args=list(argv)), argv, Console())
         return 0
 
-    return run("histoserve export", call, (ExportError, TrainingError, ServingError, ContractError))
+    return run(PROGRAM, call, (ExportError, TrainingError, ServingError, ContractError))

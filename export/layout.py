@@ -10,6 +10,7 @@ from serving.modelconfig import EnsembleConfig, ModelConfig, Step
 
 from .errors import PublishError
 from .signature import NET_PREFIX, Signature, background_signature, labels_signature, network_signature
+from .targets import Target, apply_target
 from .to_onnx import MAX_BATCH
 
 # Only the network waits for a batch to fill: the steps behind it receive whole batches already.
@@ -69,10 +70,14 @@ def background_config(prefix: str, task: TissueTask) -> ModelConfig | None:
     )
 
 
-def kind_layout(prefix: str, kind: Kind, task: TissueTask, method: str, cell_px: int) -> KindLayout:
-    """The configurations of one kind's models."""
+def kind_layout(prefix: str, kind: Kind, task: TissueTask, method: str, cell_px: int, target: Target | None = None) -> KindLayout:
+    """The configurations of one kind's models.
+
+    Args:
+        target: what they are to run on; None = wherever Triton is.
+    """
     signature = network_signature(kind, task, cell_px)
-    net = _graph(f"{prefix}_{kind}_net", signature, NETWORK_QUEUE_DELAY_US)
+    net = apply_target(_graph(f"{prefix}_{kind}_net", signature, NETWORK_QUEUE_DELAY_US), target, "network")
     contract = Contract(task, kind, method, cell_px, release=f"{prefix}_{kind}", slide_model=f"{prefix}_{kind}_slide")
     parameters = contract.to_parameters()
     alone = Step(net.name, {TILE: TILE}, {tensor.name: tensor.name for tensor in signature.outputs})
@@ -81,7 +86,7 @@ def kind_layout(prefix: str, kind: Kind, task: TissueTask, method: str, cell_px:
     if background is None:
         frozen = EnsembleConfig(contract.release, signature.inputs, signature.outputs, (alone,), MAX_BATCH, parameters)
         return KindLayout(net, None, slide, frozen)
-    labels = _graph(f"{prefix}_{kind}_labels", labels_signature(kind, task, cell_px), 0)
+    labels = apply_target(_graph(f"{prefix}_{kind}_labels", labels_signature(kind, task, cell_px), 0), target, "combine")
     steps = _chain(net, background, labels)
     return KindLayout(
         net, labels, slide, EnsembleConfig(contract.release, signature.inputs, signature.outputs, steps, MAX_BATCH, parameters)

@@ -7,12 +7,17 @@ import hashlib
 import importlib.metadata
 import platform
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from training.checkpoint import Checkpoint
 
-_PACKAGES = ("histoserve", "torch", "timm", "onnx", "onnxscript", "onnxruntime", "numpy")
+# What can change a graph or its figures. Those that are not installed had no part in it.
+_PACKAGES = (
+    *("histoserve", "torch", "timm", "transformers", "segmentation-models-pytorch"),
+    *("onnx", "onnxscript", "onnxruntime", "openvino", "numpy", "scipy"),
+)
 
 
 def provenance(path: Path, checkpoint: Checkpoint, arguments: Sequence[str], tiles: str) -> dict[str, Any]:
@@ -28,9 +33,17 @@ def provenance(path: Path, checkpoint: Checkpoint, arguments: Sequence[str], til
         "training": _portable(checkpoint.provenance),
         "command": ["histoserve", "export", *(_portable(argument) for argument in arguments)],
         "parity_tiles": tiles,
-        "versions": {"python": platform.python_version(), **{name: importlib.metadata.version(name) for name in _PACKAGES}},
+        "versions": {"python": platform.python_version(), **_versions()},
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }
+
+
+def _versions() -> dict[str, str]:
+    versions = {}
+    for name in _PACKAGES:
+        with suppress(importlib.metadata.PackageNotFoundError):
+            versions[name] = importlib.metadata.version(name)
+    return versions
 
 
 def sha256(path: Path) -> str:

@@ -21,9 +21,11 @@ from serving.contract import TissueTask
 from serving.modelconfig import ONNX_FILE, PYTHON_FILE, EnsembleConfig, ModelConfig, write_config
 
 from .canary import canary_arrays
+from .card import Metrics, write_cards
+from .figures import write_reports
 from .graphs import KindGraphs
 from .layout import KindLayout, background_config, kind_layout
-from .parity import write_reports
+from .targets import Target
 
 RELEASE_FILE = "release.json"
 PARITY_FILE = "parity.json"
@@ -36,6 +38,8 @@ class Draft:
     Attributes:
         canary: uint8 (2, tile_px, tile_px, 3).
         provenance: plain values for `release.json`.
+        target: what the models are to run on; None = wherever Triton is.
+        metrics: for the card.
     """
 
     task: TissueTask
@@ -43,12 +47,15 @@ class Draft:
     graphs: tuple[KindGraphs, ...]
     canary: npt.NDArray[np.uint8]
     provenance: Mapping[str, Any]
+    target: Target | None = None
+    metrics: Metrics | None = None
 
 
 def write_release(folder: Path, prefix: str, draft: Draft) -> tuple[str, ...]:
     """Write every model of the release; their names, with the frozen ensembles last."""
-    layouts = [kind_layout(prefix, graphs.kind, draft.task, draft.method, graphs.cell_px) for graphs in draft.graphs]
-    models, digests = [], {}
+    layouts = [kind_layout(prefix, graphs.kind, draft.task, draft.method, graphs.cell_px, draft.target) for graphs in draft.graphs]
+    models: list[str] = []
+    digests = {}
     background = background_config(prefix, draft.task)
     if background is not None:
         models.append(_write_background(folder, background))
@@ -59,9 +66,13 @@ def write_release(folder: Path, prefix: str, draft: Draft) -> tuple[str, ...]:
                 models.append(config.name)
         models.append(write_ensemble(folder, layout.slide))
     models += [layout.frozen.name for layout in layouts]
-    notes = {"release": prefix, "models": models, "sha256": digests, **draft.provenance}
+    precision = {graphs.kind: graphs.precision for graphs in draft.graphs}
+    notes = {"release": prefix, "models": models, "precision": precision, "sha256": digests, **draft.provenance}
     for layout, graphs in zip(layouts, draft.graphs, strict=True):
         _write_frozen(folder, layout, graphs, draft, notes)
+    write_cards(
+        folder, models, [(layout.frozen, graphs) for layout, graphs in zip(layouts, draft.graphs, strict=True)], notes, draft.metrics
+    )
     return tuple(models)
 
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 import tyro
-from yamllint import linter  # type: ignore[import-untyped]
-from yamllint.config import YamlLintConfig  # type: ignore[import-untyped]
+from yamllint import linter
+from yamllint.config import YamlLintConfig
 
 from clients.cli import SegmentConfig
 from serving.cli import Serve

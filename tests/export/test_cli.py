@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 from pathlib import Path
@@ -23,10 +24,11 @@ from training.segmenter import Segmenter, SegmenterConfig
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Both networks on a real timm encoder, untrained."""
     torch.manual_seed(0)
-    classifier = Classifier(ClassifierConfig("resnet10t", (3, 4), num_classes=4)).eval()
-    segmenter = Segmenter(SegmenterConfig("resnet10t", (1, 2, 3), num_classes=4, width=16)).eval()
+    classifier = Classifier(ClassifierConfig("test_resnet", (2, 3), num_classes=4, image_px=64)).eval()
+    segmenter = Segmenter(SegmenterConfig("test_resnet", (1, 2, 3), num_classes=4, width=16, image_px=64)).eval()
     path = tmp_path_factory.mktemp("trained") / "checkpoint.pt"
-    save(path, Checkpoint(DEMO, "pscl", classifier, segmenter, {"command": "a test"}))
+    task = dataclasses.replace(DEMO, tile_px=64)
+    save(path, Checkpoint(task, "pscl", classifier, segmenter, {"command": "a test"}))
     return path
 
 
