@@ -6,11 +6,13 @@ import logging
 import sys
 import time
 import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from torch.utils.data import DataLoader, Dataset
+import torch
+from torch.utils.data import DataLoader, Dataset, Sampler
 
 from . import torchvision_schemas  # noqa: F401  must precede lightning
 from .errors import RecipeError
@@ -22,6 +24,7 @@ from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger  # is
 
 Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
 _LAST = "last.ckpt"
+_SEED_STRIDE = 1_000_003  # prime: runs of different seeds share no order until there are a million epochs
 
 
 @dataclass(frozen=True)
@@ -42,6 +45,7 @@ def fit(module: lightning.LightningModule, dataset: Dataset[Any], schedule: Sche
     """Train a stage; an interrupted one goes on after its last whole epoch.
 
     Args:
+        dataset: shuffled anew every epoch, by torch's seed and the number of the epoch.
         folder: of the stage; holds the curves and, until the stage is done, the last checkpoint.
     """
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
@@ -51,8 +55,9 @@ def fit(module: lightning.LightningModule, dataset: Dataset[Any], schedule: Sche
     loader = DataLoader(
         dataset,
         batch_size=schedule.batch,
-        shuffle=True,
+        sampler=EpochOrder(len(dataset), torch.initial_seed()),  # type: ignore[arg-type]
         drop_last=True,
+        generator=torch.Generator().manual_seed(torch.initial_seed()),  # of the workers' seeds: torch's own stays untouched
         num_workers=machine.workers,
         persistent_workers=machine.workers > 0,
     )
@@ -79,6 +84,28 @@ def fit(module: lightning.LightningModule, dataset: Dataset[Any], schedule: Sche
         warnings.filterwarnings("ignore", message=".*exists and is not empty.*")
         trainer.fit(module, loader, ckpt_path=str(last) if last.exists() else None, weights_only=False)
     last.unlink(missing_ok=True)
+
+
+class EpochOrder(Sampler[int]):
+    """A shuffled order that follows from the seed and the epoch alone, so that a run that goes on sees what it would have seen.
+
+    Lightning tells it the epoch.
+    """
+
+    def __init__(self, size: int, seed: int) -> None:
+        self.size = size
+        self.seed = seed
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return self.size
+
+    def __iter__(self) -> Iterator[int]:
+        generator = torch.Generator().manual_seed((self.seed * _SEED_STRIDE + self.epoch) % 2**63)
+        yield from torch.randperm(self.size, generator=generator).tolist()
 
 
 def total_steps(size: int, schedule: Schedule, stage: str) -> int:

@@ -110,8 +110,8 @@ def test_numpy_2_in_the_servers_environment(question: Question, copied: Path) ->
 
 
 def test_missing_packages(question: Question, copied: Path) -> None:
-    (openvino,) = copied.rglob("openvino-*.dist-info")
-    shutil.rmtree(openvino)
+    for openvino in copied.rglob("openvino-*.dist-info"):  # there or not, as somebody installed it
+        shutil.rmtree(openvino)
     findings = look(question, HISTOSERVE_TRITON=str(copied))
     assert failures(findings) == []
     assert findings["engine"].status == "warning"

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
 from serving.tasks import get_task
 from training.augment_views import photometric_view, spatial_view
@@ -73,6 +73,9 @@ def test_one_step_is_eq_4_1_and_its_gradients_reach_every_stage(images: Path, tm
     module.log = lambda *_, **__: None  # type: ignore[method-assign]  # no trainer here
     batch = torch.stack([torch.from_numpy(draw_patch(index, 64)[0]).permute(2, 0, 1) for index in range(4)])
     module.encoder.eval()
+    for value in module.encoder.parameters():
+        if not value.abs().sum():  # timm starts the last normalization of a block at 0, which lets no gradient into it in the first step
+            nn.init.constant_(value, 0.5)
     loss = module.training_step(batch, 0)
     generator = torch.Generator().manual_seed((4 * 1_000_003) << 10)
     views = batch, photometric_view(batch, generator), spatial_view(batch, generator)
@@ -130,7 +133,8 @@ def test_a_killed_run_ends_as_if_it_had_not_been(
     assert seen == [*range(last_step), last_step, *range(last_epoch_end, 6)]
     assert read_provenance(tmp_path)["steps"] == 6
     expected = weights_of(finished / "encoder.pt")
-    assert all(torch.equal(value, expected[key]) for key, value in weights_of(path).items())
+    for key, value in weights_of(path).items():
+        torch.testing.assert_close(value, expected[key], rtol=0, atol=0)
 
 
 def test_a_finished_run_is_not_trained_again_and_another_is_refused(
@@ -179,7 +183,7 @@ def test_a_run_may_start_from_weights(images: Path, finished: Path, tmp_path: Pa
         ({"max_cells": 1}, "--max-cells"),
         ({"scale": 0.0}, "--scale"),
         ({"min_tissue": 1.5}, "--min-tissue"),
-        ({"tile_px": 32}, "at least 2×2 cells"),
+        ({"tile_px": 32, "stage": 4}, "at least 2×2 cells"),
     ],
 )
 def test_settings_that_cannot_train_are_refused(images: Path, tmp_path: Path, change: dict[str, object], message: str) -> None:

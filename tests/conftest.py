@@ -1,0 +1,22 @@
+"""What a machine lacks is a reason to skip, printed."""
+
+from __future__ import annotations
+
+import importlib.util
+
+import pytest
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    marked = [item for item in items if item.get_closest_marker("gpu") is not None]
+    if not marked:
+        return
+    import torch  # seconds, and only these tests ask for it
+
+    missing = [
+        *([] if torch.cuda.is_available() else ["an accelerator"]),
+        *([] if importlib.util.find_spec("tensorrt") is not None else ["the package tensorrt"]),
+    ]
+    for item in marked:
+        if missing:
+            item.add_marker(pytest.mark.skip(reason=f"needs {' and '.join(missing)}, not here"))
