@@ -9,6 +9,8 @@ import pytest
 
 from .conftest import SLIDES, WholeWay, histoserve, needs_slides
 
+pytestmark = pytest.mark.slow
+
 
 def one_line(arguments: list[str | Path]) -> str:
     done = histoserve(*arguments)

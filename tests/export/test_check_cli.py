@@ -27,6 +27,8 @@ from training.checkpoint import Checkpoint, save
 from training.classifier import Classifier, ClassifierConfig
 from training.segmenter import Segmenter, SegmenterConfig
 
+pytestmark = pytest.mark.slow
+
 TASK = dataclasses.replace(DEMO, tile_px=64)
 
 

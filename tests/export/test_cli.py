@@ -19,6 +19,8 @@ from training.checkpoint import Checkpoint, save
 from training.classifier import Classifier, ClassifierConfig
 from training.segmenter import Segmenter, SegmenterConfig
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:

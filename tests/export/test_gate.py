@@ -24,6 +24,8 @@ from tests.export.networks import DEMO, SEGMENT_CELL_PX, SmallSegmenter, tissue_
 from training.checkpoint import Checkpoint, save
 from training.segmenter import Segmenter, SegmenterConfig
 
+pytestmark = pytest.mark.slow
+
 TASK = dataclasses.replace(DEMO, tile_px=64)
 TILES = tissue_like(8, tile_px=64)
 SIGNATURE = network_signature("segment", TASK, SEGMENT_CELL_PX)

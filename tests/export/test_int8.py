@@ -20,6 +20,8 @@ from export.to_onnx import check_graph, to_onnx
 from export.wrapper import SegmentNet
 from tests.export.networks import DEMO, SEGMENT_CELL_PX, SmallSegmenter, tissue_like
 
+pytestmark = pytest.mark.slow
+
 SIGNATURE = network_signature("segment", DEMO, SEGMENT_CELL_PX)
 
 

@@ -30,6 +30,8 @@ from export.repository import current_release, get_release, publish, roll_back
 from serving.check import check_repository, entry_names
 from tests.export.networks import DEMO, tissue_like
 
+pytestmark = pytest.mark.slow
+
 STEPS = ("rename", "replace", "fsync")
 
 

@@ -28,6 +28,8 @@ from serving.contract import BACKGROUND, LABELS, PROBABILITIES, TILE
 from tests.export.networks import CAM_CELL_PX, DEMO, SEGMENT_CELL_PX, Coupled, SmallClassifier, SmallSegmenter, tissue_like
 from training.segmenter import Segmenter, SegmenterConfig
 
+pytestmark = pytest.mark.slow
+
 TILES = tissue_like(8)
 SMALL = dataclasses.replace(DEMO, tile_px=64)
 SMALL_TILES = tissue_like(8, tile_px=64)

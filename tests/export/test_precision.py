@@ -24,6 +24,8 @@ from export.wrapper import CamNet, SegmentNet
 from serving.contract import LABELS, TILE
 from tests.export.networks import CAM_CELL_PX, DEMO, SEGMENT_CELL_PX, SmallClassifier, SmallSegmenter, tissue_like
 
+pytestmark = pytest.mark.slow
+
 TILES = tissue_like(8)
 FAST = Speed(1, 1.5, 1.4, 1.6, 9, "processor", 3.0)
 REPORT = PrecisionReport(

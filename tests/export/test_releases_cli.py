@@ -20,6 +20,8 @@ from export.repository import current_release, publish, roll_back
 from serving.check import check_repository, entry_names
 from tests.export.networks import DEMO, draft
 
+pytestmark = pytest.mark.slow
+
 Graphs = tuple[KindGraphs, ...]
 
 

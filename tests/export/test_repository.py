@@ -24,6 +24,8 @@ from serving.contract import BACKGROUND, CAM, LABELS, PROBABILITIES, SCORES, TIL
 from serving.modelconfig import EnsembleConfig, ModelConfig, contract_of, read_config
 from tests.export.networks import CAM_CELL_PX, DEMO, SEGMENT_CELL_PX, SmallClassifier, SmallSegmenter, both_kinds, draft
 
+pytestmark = pytest.mark.slow
+
 FIRST = [
     *("demo_r1_background", "demo_r1_cam", "demo_r1_cam_labels", "demo_r1_cam_net", "demo_r1_cam_slide"),
     *("demo_r1_segment", "demo_r1_segment_labels", "demo_r1_segment_net", "demo_r1_segment_slide"),
