@@ -16,7 +16,7 @@ from training.datasets.placement import IGNORE_LABEL
 from training.metrics import Protocol, Scores, confusion_matrix, score
 from training.patches import image_labels
 
-from .gates import GateOptions, make_gate
+from .gates import DEFAULT_GATE_OPTIONS, GateOptions, make_gate
 from .predict import OVERLAP, predict_labels, predict_tiles, to_label_scale
 
 Rgb = npt.NDArray[np.uint8]
@@ -78,7 +78,7 @@ def evaluate_images(
     image_mpp: float,
     overlap: float = OVERLAP,
     progress: Callable[[str], None] = lambda name: None,
-    gate: GateOptions = GateOptions(),  # noqa: B008  frozen
+    gate: GateOptions = DEFAULT_GATE_OPTIONS,
 ) -> ModelEvaluation:
     """Segment every image and compare it with its truth, which the model never sees, nor the gate unless it is the oracle.
 

@@ -41,6 +41,9 @@ class GateOptions:
         return self.threshold if self.kind == "probability" else 1 / (1 + math.exp(-self.threshold))
 
 
+DEFAULT_GATE_OPTIONS = GateOptions()
+
+
 def make_gate(options: GateOptions, truth_m: npt.NDArray[np.uint8], grid: TileGrid) -> Gate:
     """The gate for one image; its truth is looked at by the oracle alone.
 

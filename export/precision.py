@@ -16,30 +16,14 @@ from serving.contract import CAM, LABELS, PROBABILITIES, SCORES, TILE
 from training.metrics import confusion_matrix, score
 
 from .errors import ParityError, TilesError
+from .figures import Figure
+from .parity import LIMITS, Precision, figure_of
 from .runtime import LOGITS, Graph, expose_logits
 from .speed import Speed, measure_speeds
 
-Precision = Literal["fp32", "fp16", "int8"]
 Tiles = npt.NDArray[np.uint8]
 Labels = npt.NDArray[np.uint8]
 
-# The one table of thresholds: a graph in that precision against the fp32 graph, both in ONNX Runtime. What int8 may lose and must gain besides is
-# `accept_int8`'s. Logits have no bound: their scale is the network's own; they are reported.
-PRECISION_LIMITS: dict[Precision, dict[str, tuple[Literal["<=", ">="], float]]] = {
-    "fp32": {
-        "label_agreement": (">=", 0.999),
-        "probability_max_levels": ("<=", 1),
-        "cam_max_abs": ("<=", 1e-3),
-        "scores_max_abs": ("<=", 1e-4),
-    },
-    "fp16": {
-        "label_agreement": (">=", 0.995),
-        "probability_max_levels": ("<=", 8),
-        "cam_max_abs": ("<=", 0.05),
-        "scores_max_abs": ("<=", 0.01),
-    },
-    "int8": {"label_agreement": (">=", 0.97)},
-}
 _BATCH = 8  # tiles at a time
 
 
@@ -94,14 +78,9 @@ class PrecisionReport:
         """The report itself.
 
         Raises:
-            ParityError: a figure is outside its limit of `PRECISION_LIMITS`; the message lists all of those.
+            ParityError: a figure is outside its limit of `parity.LIMITS`; the message lists all of those.
         """
-        limits = PRECISION_LIMITS[self.precision]
-        broken = [
-            f"{name} = {value:.6g}, expected {limits[name][0]} {limits[name][1]:g}"
-            for name, value in self.figures.items()
-            if name in limits and not _is_within(value, *limits[name])
-        ]
+        broken = [f"{figure.name} = {figure.value:.6g}, expected {figure.limit}" for figure in self._judged() if not figure.is_within]
         if broken:
             crossed = int(self.figures.get("gates_changed", 0))
             gates = f". {crossed} logits of a class changed their sign, and with it the labels of a whole tile" if crossed else ""
@@ -111,9 +90,13 @@ class PrecisionReport:
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON, the limits beside the figures; None for what is no finite number."""
         loss = None if math.isnan(self.miou_loss) else self.miou_loss
-        limits = {name: f"{relation} {bound:g}" for name, (relation, bound) in PRECISION_LIMITS[self.precision].items()}
+        limits = {figure.name: figure.limit for figure in self._judged() if figure.bound is not None}
         figures = {name: value if math.isfinite(value) else None for name, value in self.figures.items()}
         return {**dataclasses.asdict(self), "figures": figures, "miou_loss_points": loss, "limits": limits}
+
+    def _judged(self) -> list[Figure]:
+        """The figures that the gate judges too, beside its limits: here both graphs run in ONNX Runtime, and fp32 is the reference."""
+        return [figure_of(name, value, self.precision) for name, value in self.figures.items() if name in LIMITS]
 
 
 def measure_precision(
@@ -200,8 +183,3 @@ def _class_iou(
     fp32, candidate = (score(matrix, "unmasked" if truths is None else "masked").iou for matrix in both)
     present = both[0].sum(axis=1)[1:] > 0
     return tuple(ClassIou(label + 1, fp32[label], candidate[label]) for label in range(classes) if present[label])
-
-
-def _is_within(value: float, relation: str, bound: float) -> bool:
-    """False for NaN too."""
-    return value <= bound if relation == "<=" else value >= bound
