@@ -1,9 +1,10 @@
 # setup  both environments: .venv (ours) and .triton (the embedded server's own, numpy < 2)
 # demo   the whole way on generated tissue; check  linters and types; test  every test there is on this machine
+# soak   half an hour of mixed load with killed processes: memory, lost requests, recovery times
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: setup demo test check unit clean
+.PHONY: setup demo test check unit soak clean
 
 setup: .venv/.done .triton/.done
 
@@ -35,8 +36,17 @@ check: setup
 unit: setup
 	$(BIN)/pytest -m "not triton and not install and not slow"
 
+# Two halves side by side, since most tests keep one core busy: those that start the real Triton, and the others, whose output follows.
 test: setup
-	$(BIN)/pytest
+	@mkdir -p out
+	@OMP_NUM_THREADS=1 $(BIN)/pytest -m "not triton" > out/test.log 2>&1 & others=$$!; \
+	$(BIN)/pytest -m triton; served=$$?; \
+	wait $$others; alone=$$?; \
+	cat out/test.log; \
+	test $$served -eq 0 -a $$alone -eq 0
+
+soak: setup
+	$(BIN)/python -m benchmarks.soak --minutes 30 --output out/soak.json
 
 clean:
 	rm -rf demo out .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

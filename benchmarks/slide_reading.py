@@ -24,6 +24,7 @@ import tyro
 from clients.errors import ClientError
 from clients.slide import open_slide
 from serving.command import run
+from training.errors import TrainingError
 from training.slides import write_slide
 
 PROGRAM = "slide_reading"
@@ -134,7 +135,7 @@ def main(argv: Sequence[str]) -> int:
             config.json.write_text(json.dumps([asdict(reading) for reading in readings], indent=2) + "\n", encoding="utf-8")
         return 0
 
-    return run(PROGRAM, call, (ClientError,))
+    return run(PROGRAM, call, (ClientError, TrainingError))
 
 
 def _lines(reading: Reading) -> list[str]:

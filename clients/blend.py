@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -72,12 +74,32 @@ class Blender:
         self._advance()
         return CellRows(evidence, covered, bright)
 
+    def state(self) -> dict[str, npt.NDArray[Any]]:
+        """What a later run needs to go on with this row of tiles; views of memory that the next tile changes. Wanted before a row's first tile."""
+        return {"row": np.array(self.row), "sum": self._sum, "weight": self._weight, "row_bright": np.packbits(self._bright)}
+
+    def restore(self, state: Mapping[str, npt.NDArray[Any]]) -> None:
+        """Go on where the blender of `state` was.
+
+        Raises:
+            ValueError: it was another grid's.
+        """
+        self.row = int(state["row"])
+        self._sum[...] = state["sum"]
+        self._weight[...] = state["weight"]
+        self._bright[...] = unpack(state["row_bright"], self._bright.shape)
+
     def _advance(self) -> None:
         stride_c = self.grid.stride_c
         _scroll(self._sum, stride_c, axis=1, fill=0)
         _scroll(self._weight, stride_c, axis=0, fill=0)
         _scroll(self._bright, stride_c * self.grid.cell_px, axis=0, fill=1)
         self.row += 1
+
+
+def unpack(bits: npt.NDArray[np.uint8], shape: tuple[int, ...]) -> npt.NDArray[np.bool_]:
+    """The inverse of `np.packbits` of a whole array."""
+    return np.unpackbits(bits, count=int(np.prod(shape))).view(np.bool_).reshape(shape)
 
 
 def _scroll(rows: npt.NDArray[np.generic], count: int, axis: int, fill: int) -> None:

@@ -1,107 +1,195 @@
-"""`histoserve segment`: slides in, masks out. Knows flags, progress and exit codes."""
+"""`histoserve segment`: slides in, masks out. Knows flags and exit codes."""
 
 from __future__ import annotations
 
 import json
 import logging
+import shlex
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
 import tyro
 from rich.console import Console
 from rich.logging import RichHandler
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from serving.command import FAILED, run
+from serving.command import FAILED, INTERRUPTED, run
+from serving.contract import Contract
 from serving.embedded import EmbeddedTriton
 from serving.entry import DEFAULT_MODEL, entry_of
 from serving.errors import ServingError
 
+from .batch import Run, run_in_processes, run_in_threads
+from .batch_progress import BatchProgress
 from .errors import ClientError, OutputError
-from .inference import TileClient
-from .segment import SegmentOptions, check_slide, segment_slide
-from .summary import SlideOutcome, as_entry, write_batch
+from .geojson import PolygonOptions
+from .open_model import EngineName, ModelSource, open_model
+from .outputs import Ngff, OutputOptions, check_regions
+from .report_page import PageHead, write_page
+from .segment import SegmentOptions, check_slide
+from .slide_list import SlideEntry, find_slides
+from .summary import SlideOutcome, as_entry, versions, write_batch
+from .tiling import make_grid
 
 PROGRAM = "histoserve segment"
 
 
 @dataclass(frozen=True)
 class SegmentConfig:
-    """Segment whole slides with a served model. Each slide S becomes S.ome.zarr (mask), S.overlay.png and S.summary.json."""
+    """Segment whole slides with a served model. Each slide S becomes S.ome.zarr (mask), S.overlay.png and S.summary.json.
 
-    slides: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="SLIDE …")]
-    """Slides in any format that OpenSlide reads."""
+    Interrupted, killed or out of room: the same command goes on where it was.
+    """
+
+    slides: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="SLIDE …")]
+    """Slides in any format that OpenSlide reads; folders of slides; patterns in quotes, e.g. 'in/**/*.svs'."""
     output: Annotated[Path, tyro.conf.arg(aliases=["-o"])]
     """Folder that gets the results; made where it does not exist."""
+    list: tuple[Path, ...] = ()
+    """CSV files with a column `slide` (relative to the file) and, where wanted, `mpp`."""
     model: str = DEFAULT_MODEL
     """The served model: NAME_segment, NAME_cam, or NAME for its segmenter."""
     server: str | None = None
     """Address of a Triton, host:port; without it the embedded one is started on --repository, and stopped afterwards."""
+    engine: EngineName = "triton"
+    """What computes: a Triton server; or this process, without a server: local = what the embedded Triton would choose, or one by name."""
     repository: Path = Path("model_repository")
-    """Model repository of the embedded Triton."""
+    """Model repository of the embedded Triton and of the local engines."""
     mpp: float | None = None
-    """Micrometers per pixel of the slide at full resolution, where the slide does not say or says it wrongly."""
+    """Micrometers per pixel of the slides at full resolution, where they do not say or say it wrongly."""
     overlap: float = 0.125
     """Share of a tile's side that neighboring tiles have in common, 0 … 0.75; more is smoother and slower."""
-    batch: int = 16
-    """Tiles per request, at most what the model takes."""
+    batch: int | None = None
+    """Tiles per request; without it as many as the model takes."""
     in_flight: int = 4
     """Requests on the way at a time."""
+    jobs: int = 1
+    """Processes that work on slides at the same time, all with the same server; for servers that one cannot keep busy."""
     overwrite: bool = False
     """Replace masks that are there."""
+    skip_existing: bool = False
+    """Leave masks alone that are there and that this run would write again."""
+    fresh: bool = False
+    """Begin interrupted slides anew."""
+    tissue: Path | None = None
+    """Where tissue is: a mask image of the whole slide (any size, not 0 = tissue), or GeoJSON in QuPath's pixels; or a folder with one per slide."""
+    no_tissue: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Do not look for tissue: send every tile."""
+    roi: Path | None = None
+    """GeoJSON in QuPath's pixels (full resolution, from the corner of the scanned rectangle), or a folder with one per slide: what lies outside is
+    not segmented and counts for no area."""
+    ngff: Ngff = "0.5"
+    """OME-NGFF version of the masks: 0.4 for QuPath 0.7 and other readers of Zarr v2."""
+    geojson: bool = True
+    """Write the masks as polygons for QuPath, and a script that opens them."""
+    min_area_um2: float = 0.0
+    """Leave smaller components out of the polygons, in square micrometers; the mask and its areas keep them."""
+    simplify_px: float = 0.0
+    """Tolerance of the polygons in pixels of the mask's level that is traced; 0 = its pixel edges."""
+    probabilities: bool = False
+    """Write what the network said of each cell as an OME-Zarr image, S.probabilities.ome.zarr."""
+    heatmaps: bool = False
+    """Write pictures of each class's evidence over the slide, S.heatmap.CLASS.png."""
     json: bool = False
     """Print the summaries as JSON on standard output."""
 
     def __post_init__(self) -> None:
         """Wrong usage: tyro prints the ValueError and exits with 2."""
+        names = {Path(slide).stem for slide in set(self.slides)}
         problems = {
-            "SLIDE: expected at least one": not self.slides,
+            "SLIDE: expected at least one, or a --list": not self.slides and not self.list,
             f"--overlap {self.overlap:g}: expected 0 … 0.75": not 0 <= self.overlap <= 0.75,
-            f"--batch {self.batch}: expected at least 1": self.batch < 1,
+            f"--batch {self.batch}: expected at least 1": self.batch is not None and self.batch < 1,
             f"--in-flight {self.in_flight}: expected at least 1": self.in_flight < 1,
-            "SLIDE: expected different file names, since each names its mask": len({path.stem for path in self.slides}) < len(self.slides),
+            f"--jobs {self.jobs}: expected at least 1": self.jobs < 1,
+            "SLIDE: expected different file names, since each names its mask": len(names) < len(set(self.slides)),
+            f"--server {self.server}: expected none with --engine {self.engine}": self.server is not None and self.engine != "triton",
         }
         for problem, is_there in problems.items():
             if is_there:
                 raise ValueError(problem)
+        _ = self.outputs
+
+    @property
+    def outputs(self) -> OutputOptions:
+        """What to make of each slide beside its mask; raises ValueError where the flags contradict each other."""
+        polygons = PolygonOptions(self.min_area_um2, self.simplify_px)
+        return OutputOptions(self.ngff, self.geojson, polygons, self.tissue, self.no_tissue, self.roi, self.probabilities, self.heatmaps)
 
 
 def main(argv: Sequence[str]) -> int:
     """Segment; returns the exit code."""
 
     def call() -> int:
-        return segment_all(tyro.cli(SegmentConfig, prog=PROGRAM, args=list(argv)), Console(stderr=True))
+        config = tyro.cli(SegmentConfig, prog=PROGRAM, args=[*argv])
+        return segment_all(config, Console(stderr=True), shlex.join([*PROGRAM.split(), *argv]))
 
     return run(PROGRAM, call, (ClientError, ServingError))
 
 
-def segment_all(config: SegmentConfig, console: Console) -> int:
-    """Segment every slide that can be; 1 where one could not.
+def segment_all(config: SegmentConfig, console: Console, command: str = PROGRAM) -> int:
+    """Segment every slide that can be; 1 where one could not, 130 where the user interrupted.
+
+    Args:
+        command: as it was typed, for the run's page.
 
     Raises:
-        ClientError: no server, or not the model; nothing was done.
+        ClientError: no slides, no server, or not the model; nothing was done.
         ServingError: the embedded server does not start.
     """
     logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[RichHandler(console=console, show_path=False)])
+    entries = find_slides(config.slides, config.list)
     _make_folder(config.output)
-    reasons = {path: _reason(path, config.mpp) for path in config.slides}
-    sound = [path for path in config.slides if reasons[path] is None]
-    outcomes = {path: SlideOutcome(path.name, reason, None) for path, reason in reasons.items()}
-    if sound:
-        with _address(config, console) as address, TileClient(address, entry_of(config.model)) as client:
-            for path in sound:
-                outcomes[path] = _segment_one(path, client, config, console)
-    write_batch(config.output / "batch.json", list(outcomes.values()))
-    failed = [outcome for outcome in outcomes.values() if outcome.reason is not None]
+    outcomes = {entry.path: SlideOutcome(entry.path.name, "waiting") for entry in entries}
+    report = config.output / "batch.json"
+    try:
+        waiting = _drop_unusable(entries, config, outcomes)
+        if waiting:
+            _segment(config, waiting, outcomes, report, console)
+    except KeyboardInterrupt:
+        write_batch(report, [*outcomes.values()])
+        print(f"{PROGRAM}: interrupted: the same command goes on after the last finished strips", file=sys.stderr)
+        return INTERRUPTED
+    write_batch(report, [*outcomes.values()])
+    write_page(config.output, PageHead(command, versions()))
+    failed = [outcome for outcome in outcomes.values() if outcome.state == "failed"]
     for outcome in failed:
         print(f"{PROGRAM}: {outcome.reason}", file=sys.stderr)
     if config.json:
         print(json.dumps([as_entry(outcome) for outcome in outcomes.values()], indent=2))
     return FAILED if failed else 0
+
+
+def _segment(
+    config: SegmentConfig, entries: Sequence[SlideEntry], outcomes: dict[Path, SlideOutcome], report: Path, console: Console
+) -> None:
+    options = SegmentOptions(
+        mpp=config.mpp,
+        overlap=config.overlap,
+        batch=config.batch,
+        in_flight=config.in_flight,
+        overwrite=config.overwrite,
+        skip_existing=config.skip_existing,
+        fresh=config.fresh,
+        outputs=config.outputs,
+    )
+    with ExitStack() as stack:
+        work = Run(stack.enter_context(_source(config, console)), config.output, options)
+        model = stack.enter_context(open_model(work.source))
+        shown = stack.enter_context(BatchProgress(console, len(entries), _tile_mm2(model.contract, config.overlap)))
+
+        def ended(entry: SlideEntry, outcome: SlideOutcome) -> None:
+            outcomes[entry.path] = outcome
+            write_batch(report, [*outcomes.values()])
+            shown.finished(outcome)
+
+        if config.jobs == 1:
+            run_in_threads(work, model, entries, shown.tiles, ended)
+        else:
+            run_in_processes(work, entries, config.jobs, shown.tiles, ended)
 
 
 def _make_folder(folder: Path) -> None:
@@ -111,44 +199,32 @@ def _make_folder(folder: Path) -> None:
         raise OutputError(f"{folder}: expected a folder that can be written to: {error.strerror}: give another --output") from error
 
 
-def _reason(path: Path, mpp: float | None) -> str | None:
-    """Why a slide cannot be segmented, found out before a server is started for it."""
-    try:
-        check_slide(path, mpp)
-    except ClientError as error:
-        return str(error)
-    return None
+def _drop_unusable(entries: Sequence[SlideEntry], config: SegmentConfig, outcomes: dict[Path, SlideOutcome]) -> Sequence[SlideEntry]:
+    """The slides from the first usable one on: no server is started for those that cannot be segmented anyway."""
+    for index, entry in enumerate(entries):
+        try:
+            check_slide(entry.path, config.mpp if entry.mpp is None else entry.mpp)
+            check_regions(entry.path, config.outputs)
+            return entries[index:]
+        except ClientError as error:
+            outcomes[entry.path] = replace(outcomes[entry.path], state="failed", reason=str(error))
+    return []
 
 
 @contextmanager
-def _address(config: SegmentConfig, console: Console) -> Iterator[str]:
-    if config.server is not None:
-        yield config.server
+def _source(config: SegmentConfig, console: Console) -> Iterator[ModelSource]:
+    source = ModelSource(config.engine, config.model, config.server or "", config.repository)
+    if config.engine != "triton" or config.server is not None:
+        yield source
         return
     with ExitStack() as stack:
         with console.status(f"starting the embedded Triton with {config.model}"):
             triton = stack.enter_context(EmbeddedTriton(config.repository, [entry_of(config.model)]))
-        yield triton.address
+        yield replace(source, address=triton.address)
 
 
-def _segment_one(path: Path, client: TileClient, config: SegmentConfig, console: Console) -> SlideOutcome:
-    options = SegmentOptions(config.mpp, config.overlap, config.batch, config.in_flight, config.overwrite)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("tiles"), TextColumn("{task.fields[rate]}"))
-    try:
-        with Progress(*columns, TimeRemainingColumn(), console=console, transient=True, disable=not console.is_terminal) as bar:
-            task = bar.add_task(path.name, total=None, rate="")
-
-            def show(done: int, total: int) -> None:
-                speed = bar.tasks[0].speed
-                bar.update(task, completed=done, total=total, rate=f"{speed:.0f}/s" if speed else "")
-
-            summary = segment_slide(path, client, config.output, options, show)
-    except ClientError as error:
-        return SlideOutcome(path.name, str(error), None)
-    rate = summary.tissue_tiles / max(summary.seconds["segment"], 1e-9)
-    console.print(
-        f"{path.name}: {summary.tissue_tiles} of {summary.tiles} tiles ({rate:.0f}/s) → {config.output / summary.mask}, {summary.overlay}",
-        highlight=False,
-        soft_wrap=True,
-    )
-    return SlideOutcome(path.name, None, summary)
+def _tile_mm2(contract: Contract, overlap: float) -> float:
+    """Of a slide, what one tile settles."""
+    task = contract.task
+    grid = make_grid(task.tile_px, task.tile_px, task.tile_px, contract.cell_px, overlap)
+    return (grid.stride_c * grid.cell_px * task.mpp / 1e3) ** 2

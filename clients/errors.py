@@ -4,6 +4,7 @@ ClientError
 ├── SlideError     a slide that cannot be opened or read
 ├── ScaleError     a slide whose micrometers per pixel are missing or absurd
 ├── ServerError    a server that does not answer, lacks the model, or fails on tiles
+├── RegionError    a tissue mask or a region of interest that does not fit the slide
 └── OutputError    a mask that cannot be written or read
 """
 
@@ -24,6 +25,10 @@ class ScaleError(ClientError):
 
 class ServerError(ClientError):
     """A server that does not answer, lacks the model, or fails on tiles."""
+
+
+class RegionError(ClientError):
+    """A tissue mask or a region of interest that cannot be read, or does not fit the slide."""
 
 
 class OutputError(ClientError):

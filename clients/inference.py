@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-import time
+import threading
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, wait
@@ -52,6 +52,9 @@ class TileClient:
         address: of the server's gRPC, "host:port".
         model: the callers' entry, e.g. "demo_segment".
 
+    Attributes:
+        engine: the server's version and what its steps run in, e.g. "triton 2.51.0: onnxruntime".
+
     Raises:
         ServerError: nothing answers there, or the model is not served or not ours.
     """
@@ -59,15 +62,21 @@ class TileClient:
     def __init__(self, address: str, model: str) -> None:
         self.address = address
         self.model = model
+        self._has_given_up = threading.Event()
         self._client = grpcclient.InferenceServerClient(address, channel_args=CHANNEL_ARGS)
         try:
             self.max_batch, self.contract = self._read_contract()
+            self.engine = self._read_engine()
         except BaseException:
             self._client.close()
             raise
 
     def close(self) -> None:
         self._client.close()
+
+    def give_up(self) -> None:
+        """No longer wait for a server that is away: whoever streams gets its error at once. May be called from any thread."""
+        self._has_given_up.set()
 
     def __enter__(self) -> Self:
         return self
@@ -120,10 +129,10 @@ class TileClient:
             try:
                 return self._check(answer.result(), len(sent.tiles))
             except InferenceServerException as error:
-                if wait_s is None or not _is_temporary(error):
+                if wait_s is None or self._has_given_up.is_set() or not _is_temporary(error):
                     raise ServerError(f"{self.address}: model {self.contract.slide_model!r} failed on a batch: {_reason(error)}") from error
                 _log.warning("%s: %s; the batch is sent again in %.3g s", self.address, _reason(error), wait_s)
-                time.sleep(wait_s)
+                self._has_given_up.wait(wait_s)
                 answer = self._send(sent.tiles)
         raise AssertionError("unreachable: the last try returns or raises")
 
@@ -162,6 +171,19 @@ class TileClient:
         except ContractError as error:
             raise ServerError(f"{self.address}: model {self.model!r}: {error}") from error
 
+    def _read_engine(self) -> str:
+        try:
+            metadata = self._client.get_server_metadata(client_timeout=_CONNECT_S)
+            slide = self._client.get_model_config(self.contract.slide_model, client_timeout=_CONNECT_S).config
+            steps = [step.model_name for step in slide.ensemble_scheduling.step]
+            configs = [self._client.get_model_config(name, client_timeout=_CONNECT_S).config for name in steps] or [slide]
+        except InferenceServerException as error:
+            raise ServerError(
+                f"{self.address}: expected the slide model {self.contract.slide_model!r} with its steps, got {_reason(error)}: "
+                "serve the whole release with `histoserve serve --model`"
+            ) from error
+        return f"{metadata.name.split('-')[0]} {metadata.version}: {', '.join(config.backend or config.platform for config in configs)}"
+
     def _wait_live(self) -> None:
         """One question with a deadline: an address that swallows packets must not hang the command."""
         if not self._client.is_server_live(client_timeout=_CONNECT_S):
@@ -169,10 +191,15 @@ class TileClient:
 
 
 def _is_temporary(error: InferenceServerException) -> bool:
-    """A full queue or a lost connection; Triton tells of a restricted protocol with the same code."""
-    status = str(error.status() or "")
+    """A full queue, a lost connection, or a server that is stopping or lost a python stub: its supervisor starts it again.
+
+    Triton 2.51 tells of the stub with INTERNAL, of its own unloading with NOT_FOUND, and of a restricted protocol with UNAVAILABLE.
+    """
+    status, message = str(error.status() or ""), error.message() or ""
     is_away = "UNAVAILABLE" in status or "DEADLINE_EXCEEDED" in status
-    return is_away and "restricted" not in (error.message() or "")
+    is_stopping = "has no available versions" in message  # a model that is not in the repository "is not found"
+    has_lost_stub = "Stub process" in message and "is not healthy" in message
+    return (is_away and "restricted" not in message) or is_stopping or has_lost_stub
 
 
 def _reason(error: InferenceServerException) -> str:

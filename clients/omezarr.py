@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -24,6 +24,8 @@ import zarr.errors
 from serving.contract import BACKGROUND_INDEX, TissueTask
 
 from .errors import OutputError
+from .journal import sync_folder
+from .unfinished import list_files, remove_all_but, sync_tree, unfinished_path
 
 CHUNK_PX = 512
 STRIP_PX = 2 * CHUNK_PX  # a strip is one row of shards: one writer a shard
@@ -47,64 +49,90 @@ class LabelImage:
 
 
 class LabelWriter:
-    """Writes one store; a context manager. The store gets its name when `finish` has returned; before, and after an error, there is none.
+    """Writes one store under a name of its own; it gets its true name from `publish`. What was written outlives errors and kills.
 
     Args:
         shape: (height_m, width_m) of the label.
         mpp: micrometers per label pixel, (x, y).
         notes: provenance, JSON-ready; stored as the label's attribute "histoserve".
+        kept: files of the unfinished store, of strips that need not be written again; whatever else an earlier run left is removed.
+
+    Attributes:
+        unfinished: where the store is before `publish`.
+        files: of the strips that are on disk: path within the store → bytes.
 
     Raises:
-        OutputError: the store exists and `overwrite` is off, or its folder cannot be written.
+        OutputError: its folder cannot be written.
     """
 
     def __init__(
-        self, store: Path, task: TissueTask, shape: tuple[int, int], mpp: tuple[float, float], notes: Mapping[str, Any], overwrite: bool
+        self,
+        store: Path,
+        task: TissueTask,
+        shape: tuple[int, int],
+        mpp: tuple[float, float],
+        notes: Mapping[str, Any],
+        kept: Mapping[str, int] | None = None,
     ) -> None:
-        if store.exists() and not overwrite:
-            raise OutputError(f"{store}: expected no mask there yet, found one: give --overwrite to replace it")
         self.store = store
         self.task = task
         self.shape = shape
         self.mpp = mpp
         self.notes = notes
-        self._partial = store.with_name(f".{store.name}.partial")
+        self.unfinished = unfinished_path(store)
+        self.files = dict(kept or {})
         self._levels = level_count(max(shape))
-        try:
+        with _storing(store):
             store.parent.mkdir(parents=True, exist_ok=True)
-            shutil.rmtree(self._partial, ignore_errors=True)
-            self._root = zarr.open_group(self._partial, mode="w", zarr_format=3)
-        except OSError as error:
-            raise OutputError(f"{store}: expected a folder that can be written to: {error}: give another --output") from error
-        self._label = self._root.create_group(f"labels/{task.name}")
-        self._base = self._create_level(0, shape)
+            remove_all_but(self.unfinished, self.files)
+            self._root = zarr.open_group(self.unfinished, mode="a", zarr_format=3)
+            self._label = self._root.create_group(f"labels/{task.name}")
+            self._base = self._create_level(0, shape)
+            sync_tree(self.unfinished)
 
     def write(self, y_m: int, labels: npt.NDArray[np.uint8]) -> None:
-        """Write a strip of whole rows; `y_m` is a multiple of `STRIP_PX`."""
-        self._base[y_m : y_m + len(labels)] = labels
+        """Write a strip of whole rows; `y_m` is a multiple of `STRIP_PX`. It is on disk when this returns, and among `files`.
+
+        Raises:
+            OutputError: the disk is full, or fails.
+        """
+        chunks = self.unfinished / "labels" / self.task.name / "0" / "c"
+        shards = chunks / str(y_m // STRIP_PX)
+        with _storing(self.store):
+            self._base[y_m : y_m + len(labels)] = labels
+            if shards.is_dir():  # shards of nothing but background are not written
+                sync_tree(shards)
+                sync_folder(chunks)
+                sync_folder(chunks.parent)
+                self.files |= list_files(self.unfinished, shards)
 
     def finish(self, thumbnail: npt.NDArray[np.uint8], thumbnail_factor: int) -> None:
-        """Add the pyramid, the slide's image and the metadata, and give the store its name.
+        """Add the pyramid, the slide's image and the metadata: `unfinished` is then a whole store.
 
         Args:
             thumbnail: uint8 RGB of the slide, reduced by `thumbnail_factor` against the label.
+
+        Raises:
+            OutputError: the disk is full, or fails.
         """
-        level = self._base
-        for index in range(1, self._levels):
-            level = self._halve(level, index)
-        self._write_image(thumbnail, thumbnail_factor)
-        self._write_metadata(thumbnail_factor)
+        with _storing(self.store):
+            level = self._base
+            for index in range(1, self._levels):
+                level = self._halve(level, index)
+            self._write_image(thumbnail, thumbnail_factor)
+            self._write_metadata(thumbnail_factor)
+            sync_tree(self.unfinished)
+
+    def publish(self) -> None:
+        """Give the finished store its name, in the place of one that has it."""
         aside = self.store.with_name(f".{self.store.name}.replaced")
-        if self.store.exists():
-            os.rename(self.store, aside)
-        os.rename(self._partial, self.store)
+        with _storing(self.store):
+            shutil.rmtree(aside, ignore_errors=True)
+            if self.store.exists():
+                os.rename(self.store, aside)
+            os.rename(self.unfinished, self.store)
+            sync_folder(self.store.parent)
         shutil.rmtree(aside, ignore_errors=True)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        shutil.rmtree(self._partial, ignore_errors=True)
 
     def _create_level(self, index: int, shape: tuple[int, int]) -> zarr.Array[Any]:
         return self._label.create_array(
@@ -136,7 +164,7 @@ class LabelWriter:
 
     def _write_metadata(self, thumbnail_factor: int) -> None:
         name = self.task.name
-        labels = zarr.open_group(self._partial / "labels", mode="a")
+        labels = zarr.open_group(self.unfinished / "labels", mode="a")
         labels.attrs["ome"] = {"version": NGFF, "labels": [name]}
         colors = [{"label-value": BACKGROUND_INDEX, "rgba": [0, 0, 0, 0]}]
         properties: list[dict[str, Any]] = [{"label-value": BACKGROUND_INDEX, "class": "background"}]
@@ -204,8 +232,30 @@ def read_label(store: Path) -> LabelImage:
     return LabelImage(pixels.astype(np.uint8), names, (float(scale_x), float(scale_y)))
 
 
+def read_notes(store: Path) -> dict[str, Any]:
+    """The provenance that a finished store carries: what `LabelWriter` got as `notes`.
+
+    Raises:
+        OutputError: there is no store, or it is not one of ours.
+    """
+    try:
+        labels = zarr.open_group(store / "labels", mode="r")
+        notes: Any = zarr.open_group(store / "labels" / _ome(labels)["labels"][0], mode="r").attrs["histoserve"]
+        return dict(notes)
+    except (OSError, KeyError, IndexError, TypeError, ValueError, zarr.errors.BaseZarrError) as error:
+        raise OutputError(f"{store}: expected a mask that `histoserve segment` wrote, cannot read its notes: {error!r}") from error
+
+
+@contextmanager
+def _storing(store: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise OutputError(f"{store}: expected a folder that can be written to: {error}: free some room or give another --output") from error
+
+
 def _ome(group: zarr.Group) -> Any:
-    return group.attrs["ome"]
+    return group.attrs.get("ome", group.attrs)  # bare in a store that was converted to NGFF 0.4
 
 
 def _channel(color: str) -> dict[str, Any]:

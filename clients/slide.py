@@ -16,10 +16,11 @@ import numpy as np
 from .native_tiff import NotNativeError, find_native_levels
 from .native_tiles import NativeReader
 from .openslide_reader import BLOCK_PX, Level, OpenSlideReader, Properties, Rgb, TileReader
+from .zarr_slide import ZarrReader, is_zarr
 
 __all__ = ["BLOCK_PX", "Level", "Rgb", "Slide", "open_slide"]
 
-ReaderName = Literal["native", "openslide"]
+ReaderName = Literal["native", "openslide", "zarr"]
 MAX_THREADS = 8
 _MIN_CACHE_BYTES = 64 << 20
 _KEPT_ROWS = 2
@@ -184,7 +185,7 @@ class _TileRows:
 
 
 def open_slide(path: Path, threads: int | None = None, native: bool = True) -> Slide:
-    """Open a slide in any format that OpenSlide reads; a context manager.
+    """Open a slide in any format that OpenSlide reads, or an OME-Zarr image; a context manager.
 
     Args:
         threads: that decode tiles; None = the cores of this process, at most 8.
@@ -196,6 +197,9 @@ def open_slide(path: Path, threads: int | None = None, native: bool = True) -> S
     if threads is not None and threads < 1:
         raise ValueError(f"expected at least 1 thread, got {threads}")
     threads = threads or min(MAX_THREADS, _cores())
+    if is_zarr(path):
+        image = ZarrReader(path)
+        return Slide(path, image.properties, image, "zarr", "it is an OME-Zarr image", threads)
     oracle = OpenSlideReader(path)
     reason = "it was asked for"
     if native:

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from serving.background import area_fraction, keep_large
 from serving.contract import BACKGROUND_INDEX, Contract
-from serving.probabilities import add_background, labels_from_levels, quantize, upsample
+from serving.probabilities import add_background, labels_from_levels, upsample
 
-from .blend import CellRows
+from .blend import CellRows, unpack
 
 _CHUNK_C = 32  # rows of cells upsampled at a time: the upsampled evidence of a whole strip would be gigabytes
 
@@ -41,8 +42,41 @@ class StripMaker:
     def add(self, rows: CellRows) -> Iterator[npt.NDArray[np.uint8]]:
         """Take the next rows; give the strips they complete, uint8 (rows, width_c·cell_px)."""
         self._rows.append(rows)
+        yield from self.complete()
+
+    def complete(self) -> Iterator[npt.NDArray[np.uint8]]:
+        """The strips that the rows so far complete and that were not given yet: some, after `restore`."""
         while self._next_c < self.height_c and self._rows.end_c >= min(self._strip_end_c() + self._halo_c, self.height_c):
             yield self._make_strip()
+
+    @property
+    def next_m(self) -> int:
+        """First row of pixels of the next strip."""
+        return self._next_c * self.contract.cell_px
+
+    def state(self) -> dict[str, npt.NDArray[Any]]:
+        """What a later run needs to go on with the next strip; may be taken whenever a strip was given."""
+        rows = self._rows.all()
+        # Evidence is looked at from one cell above the next strip on; only the background rule's halo reaches further.
+        above_c = max(0, self._next_c - 1 - self._rows.start_c)
+        return {
+            "next": np.array(self._next_c),
+            "start": np.array(self._rows.start_c),
+            "evidence": rows.evidence[:, above_c:],
+            "covered": rows.covered,
+            "bright": np.packbits(rows.bright),
+        }
+
+    def restore(self, state: Mapping[str, npt.NDArray[Any]]) -> None:
+        """Go on where the maker of `state` was."""
+        covered, below = state["covered"], state["evidence"]
+        evidence = np.zeros((len(below), *covered.shape), dtype=np.float32)
+        evidence[:, covered.shape[0] - below.shape[1] :] = below
+        cell_px = self.contract.cell_px
+        bright = unpack(state["bright"], (covered.shape[0] * cell_px, covered.shape[1] * cell_px))
+        self._next_c = int(state["next"])
+        self._rows = _RowBuffer(cell_px, int(state["start"]))
+        self._rows.append(CellRows(evidence, covered, bright))
 
     def _strip_end_c(self) -> int:
         return min(self._next_c + self.strip_c, self.height_c)
@@ -92,29 +126,32 @@ def _pixels(cells: slice, cell_px: int) -> slice:
 class _RowBuffer:
     """Consecutive cell rows of the slide as they came; the topmost are dropped when no longer needed."""
 
-    def __init__(self, cell_px: int) -> None:
-        self.end_c = 0
+    def __init__(self, cell_px: int, start_c: int = 0) -> None:
+        self.start_c = start_c
+        self.end_c = start_c
         self._cell_px = cell_px
         self._parts: deque[CellRows] = deque()
-        self._start_c = 0
 
     def append(self, rows: CellRows) -> None:
         self._parts.append(rows)
         self.end_c += len(rows.covered)
 
-    def between(self, first_c: int, last_c: int) -> CellRows:
-        whole = CellRows(
+    def all(self) -> CellRows:
+        return CellRows(
             np.concatenate([part.evidence for part in self._parts], axis=1),
             np.concatenate([part.covered for part in self._parts]),
             np.concatenate([part.bright for part in self._parts]),
         )
-        low, high = first_c - self._start_c, last_c - self._start_c
+
+    def between(self, first_c: int, last_c: int) -> CellRows:
+        whole = self.all()
+        low, high = first_c - self.start_c, last_c - self.start_c
         pixels = slice(low * self._cell_px, high * self._cell_px)
         return CellRows(whole.evidence[:, low:high], whole.covered[low:high], whole.bright[pixels])
 
     def drop_above(self, first_c: int) -> None:
-        while self._parts and self._start_c + len(self._parts[0].covered) <= first_c:
-            self._start_c += len(self._parts.popleft().covered)
+        while self._parts and self.start_c + len(self._parts[0].covered) <= first_c:
+            self.start_c += len(self._parts.popleft().covered)
 
 
 def _segment_labels(
@@ -128,7 +165,7 @@ def _segment_labels(
     """What the served `<m>_segment_labels` graph says: background by area fraction on the cells, quantized, upsampled, argmax."""
     probabilities = np.where(covered, evidence, np.float32(0))
     probabilities[0][~covered] = 1
-    levels = quantize(add_background(probabilities, area_fraction(background, cell_px)))
+    levels = add_background(probabilities, area_fraction(background, cell_px))
     parts = []
     for first_c in range(start_c, end_c, _CHUNK_C):
         last_c = min(first_c + _CHUNK_C, end_c)

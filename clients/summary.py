@@ -8,10 +8,11 @@ import json
 import os
 import platform
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+State = Literal["waiting", "done", "skipped", "failed", "interrupted"]
 _VERSIONS_OF = ("histoserve", "tifffile", "imagecodecs", "simplejpeg", "openslide-python", "openslide-bin", "tritonclient", "zarr", "numpy")
 
 
@@ -27,9 +28,11 @@ class SlideSummary:
         level: of the slide, that was read.
         reader: native or openslide, and why.
         icc_ignored: the slide holds a color profile, which was not applied.
-        tissue_tiles: tiles that were sent, of the `tiles` that cover the slide.
+        tissue_tiles: of the `tiles` that cover the slide, those that decide its mask.
+        kept_tiles: of these, those of strips that an interrupted run had finished: they were not sent again.
         areas_mm2: per class, from the mask at full resolution.
         seconds: wall time by phase.
+        outputs: what else was made of the slide, and how (`write_outputs`).
     """
 
     slide: str
@@ -42,29 +45,30 @@ class SlideSummary:
     level: int
     tiles: int
     tissue_tiles: int
+    kept_tiles: int
     reader: str
     reader_reason: str
     icc_ignored: bool
     areas_mm2: Mapping[str, float]
     seconds: Mapping[str, float]
     versions: Mapping[str, str]
+    outputs: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class SlideOutcome:
-    """How one slide of a run ended.
+    """How one slide of a run ended, or how far it is.
 
     Attributes:
-        reason: why it failed; None where it did not.
+        state: "skipped": its mask was there; "interrupted": the same command goes on with it.
+        reason: why it failed; else None.
+        summary: of a slide that is done.
     """
 
     slide: str
-    reason: str | None
-    summary: SlideSummary | None
-
-    @property
-    def state(self) -> str:
-        return "done" if self.reason is None else "failed"
+    state: State
+    reason: str | None = None
+    summary: SlideSummary | None = None
 
 
 def versions() -> dict[str, str]:

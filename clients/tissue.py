@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from pathlib import Path
+
 import numpy as np
 import numpy.typing as npt
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 from scipy import ndimage
 
 from .frame import Frame, choose_frame, read_frame
@@ -18,17 +23,58 @@ MARGIN_UM = 32.0
 _ROWS = 256
 
 
+@dataclass(frozen=True)
+class TissueMap:
+    """Where tissue is, small.
+
+    Attributes:
+        mask: bool (H, W), over the whole slide from its upper left corner.
+        mpp: micrometers per pixel of the mask, (x, y).
+        source: who says so.
+    """
+
+    mask: npt.NDArray[np.bool_]
+    mpp: tuple[float, float]
+    source: str
+
+    def spread(self, grid_shape: tuple[int, int]) -> npt.NDArray[np.bool_]:
+        """The mask on a grid of (rows, columns) over the slide, by nearest neighbor."""
+        shapes = zip(grid_shape, self.mask.shape, strict=True)
+        rows, columns = (np.minimum(np.arange(cells) * side // cells, side - 1) for cells, side in shapes)
+        spread: npt.NDArray[np.bool_] = self.mask[np.ix_(rows, columns)]
+        return spread
+
+    def save(self, path: Path) -> None:
+        """Write a PNG, 255 = tissue, with `mpp` (x y) and `source` as its texts; `--tissue` takes it as it is."""
+        texts = PngInfo()
+        texts.add_text("mpp", f"{self.mpp[0]:.9g} {self.mpp[1]:.9g}")
+        texts.add_text("source", self.source)
+        Image.fromarray(self.mask.astype(np.uint8) * np.uint8(255)).save(path, format="PNG", pnginfo=texts)
+
+
 def tissue_mask(slide: Slide, mpp_l0: tuple[float, float], grid_shape: tuple[int, int]) -> npt.NDArray[np.bool_]:
     """Which cells of a grid over the slide hold tissue, bool of `grid_shape` (rows, columns).
 
     Args:
         mpp_l0: micrometers per level-0 pixel, (x, y).
     """
-    frame = choose_frame(slide, mpp_l0, max(THUMBNAIL_MPP, *mpp_l0))
+    return find_tissue(slide, mpp_l0).spread(grid_shape)
+
+
+def find_tissue(slide: Slide, mpp_l0: tuple[float, float]) -> TissueMap:
+    """Tissue by saturation, at `THUMBNAIL_MPP` or the slide's own scale where that is coarser.
+
+    Args:
+        mpp_l0: micrometers per level-0 pixel, (x, y).
+    """
+    frame = thumbnail_frame(slide, mpp_l0)
     mask = mask_saturated(read_saturation(slide, frame), frame.mpp_x * frame.mpp_y, (frame.mpp_x + frame.mpp_y) / 2)
-    rows, columns = (np.minimum(np.arange(cells) * side // cells, side - 1) for cells, side in zip(grid_shape, mask.shape, strict=True))
-    spread: npt.NDArray[np.bool_] = mask[np.ix_(rows, columns)]
-    return spread
+    return TissueMap(mask, (frame.mpp_x, frame.mpp_y), "saturation above Otsu's threshold")
+
+
+def thumbnail_frame(slide: Slide, mpp_l0: tuple[float, float]) -> Frame:
+    """Where the pixels of a tissue map lie."""
+    return choose_frame(slide, mpp_l0, max(THUMBNAIL_MPP, *mpp_l0))
 
 
 def read_saturation(slide: Slide, frame: Frame) -> npt.NDArray[np.float32]:

@@ -15,6 +15,7 @@ from .parity import Precision
 from .precision import PrecisionReport, accept_int8, measure_precision
 
 Tiles = npt.NDArray[np.uint8]
+Labels = npt.NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
@@ -25,12 +26,15 @@ class PrecisionOptions:
         calibration: of int8, uint8 (n, tile_px, tile_px, 3); other tiles than parity is measured on.
         max_miou_loss: of int8, points of mean IoU.
         rounds: of the speed measurement; 0 leaves it out, and int8 is then refused.
+        scored: tiles and their truth, (n, tile_px, tile_px, 3) and (n, tile_px, tile_px), that the loss is measured on; None: the tiles of the gate,
+            against the labels of fp32.
     """
 
     precision: Precision = "fp32"
     calibration: Tiles | None = None
     max_miou_loss: float = 1.0
     rounds: int = 9
+    scored: tuple[Tiles, Labels] | None = None
 
 
 FP32 = PrecisionOptions()
@@ -46,12 +50,13 @@ def convert(model: onnx.ModelProto, tiles: Tiles, options: PrecisionOptions) -> 
     """
     if options.precision == "fp32":
         return model, None
+    scored, truths = options.scored or (tiles, None)
     if options.precision == "fp16":
         half = to_half(model, tiles)
-        return half, measure_precision("fp16", model, half, tiles, rounds=options.rounds).require()
+        return half, measure_precision("fp16", model, half, scored, truths, options.rounds).require()
     if options.calibration is None:
         raise TilesError("precision int8: expected tiles to calibrate on, got none: give a folder of real tiles with --calibration")
     int8 = to_int8(model, options.calibration)
-    report = measure_precision("int8", model, int8, tiles, rounds=options.rounds).require()
+    report = measure_precision("int8", model, int8, scored, truths, options.rounds).require()
     accept_int8(report, options.max_miou_loss)
     return int8, report

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -10,9 +9,9 @@ from typing import Any, Protocol
 import numpy.typing as npt
 import onnx
 
-from .errors import GraphError
 from .openvino_runtime import OpenVinoGraph, openvino_absent
 from .runtime import Graph
+from .tensorrt_runtime import TensorRtGraph, tensorrt_absent
 
 
 class Runner(Protocol):
@@ -29,25 +28,18 @@ class Engine:
 
     Attributes:
         load: raises GraphError where the engine cannot take the graph.
-        absent: why it cannot run here; None where it can.
+        absent: why it cannot run the graph here; None where it can.
+        combines: whether it may run the combine graph too, which must keep the rule exactly.
     """
 
     name: str
     load: Callable[[onnx.ModelProto], Runner]
-    absent: Callable[[], str | None]
+    absent: Callable[[onnx.ModelProto], str | None]
+    combines: bool = True
 
 
-def _tensorrt_absent() -> str:
-    if importlib.util.find_spec("tensorrt") is None:
-        return "tensorrt is not installed; its engines are checked where they are built"
-    return "its engines depend on the GPU and are checked where they are built"
-
-
-def _no_tensorrt(model: onnx.ModelProto) -> Runner:
-    raise GraphError(f"graph {model.graph.name!r}: {_tensorrt_absent()}")
-
-
-ONNX_RUNTIME = Engine("onnxruntime", Graph, lambda: None)
-OPENVINO = Engine("openvino", OpenVinoGraph, openvino_absent)
-TENSORRT = Engine("tensorrt", _no_tensorrt, _tensorrt_absent)
+ONNX_RUNTIME = Engine("onnxruntime", Graph, lambda model: None)
+OPENVINO = Engine("openvino", OpenVinoGraph, lambda model: openvino_absent())
+# The combine graph stays with ONNX Runtime on a GPU too (`targets.GpuTarget`).
+TENSORRT = Engine("tensorrt", TensorRtGraph, tensorrt_absent, combines=False)
 ENGINES = (ONNX_RUNTIME, OPENVINO, TENSORRT)

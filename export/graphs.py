@@ -99,5 +99,5 @@ def measure_graphs(
     reports = [measure_network(kind, graphs.net, expected, tiles, cell_px, engine, graphs.precision) for engine in engines]
     if graphs.labels is not None:
         answer = Graph(graphs.net).run({TILE: tiles})
-        reports += [measure_labels(kind, graphs.labels, answer, tiles, cell_px, engine) for engine in engines]
+        reports += [measure_labels(kind, graphs.labels, answer, tiles, cell_px, engine) for engine in engines if engine.combines]
     return tuple(reports)

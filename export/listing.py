@@ -11,7 +11,7 @@ from serving.contract import Kind
 
 from .card import damaged_files
 from .errors import ExportError, PublishError
-from .layout import KINDS, release_prefix
+from .layout import KINDS, entry_name, image_name, release_prefix
 from .repository import Release, current_release, digests_of, get_release, read_release, release_numbers, releases
 
 State = Literal["whole", "damaged", "incomplete"]
@@ -61,7 +61,9 @@ def parse_release(raw: str, name: str | None) -> tuple[str, int]:
 
 
 def find_releases(repository: Path, model: str) -> list[tuple[Release, Kind]]:
-    """The release and kind behind what callers name: an entry (demo_segment), a model (demo: both its entries), or a release (demo_r2).
+    """The release and kind behind what callers name: an entry (demo_segment), a model (demo: its entries), or a release (demo_r2).
+
+    An image entry (demo_segment_image) is its segmenter behind a decode step, so it stands for that.
 
     Raises:
         PublishError: nothing bears that name.
@@ -72,6 +74,8 @@ def find_releases(repository: Path, model: str) -> list[tuple[Release, Kind]]:
         release = get_release(repository, match[1], int(match[2]))
         return [(release, kind) for kind in release.kinds]
     found = []
+    if _is_image_entry(repository, model):
+        model = model.removesuffix(image_name(""))
     for kind in KINDS:
         for name in (model, model.removesuffix(f"_{kind}")) if model.endswith(f"_{kind}") else (model,):
             frozen = current_release(repository, name, kind)
@@ -90,6 +94,10 @@ def require_repository(repository: Path) -> None:
     """
     if not repository.is_dir():
         raise PublishError(f"{repository}: expected a model repository, found no such folder: give another --repository")
+
+
+def _is_image_entry(repository: Path, model: str) -> bool:
+    return model.endswith(image_name(entry_name("", "segment"))) and (repository / model).is_dir()
 
 
 def _behind(repository: Path, name: str, frozen: str) -> Release:

@@ -21,7 +21,7 @@ from serving.modelconfig import ONNX_FILE, Config, contract_of
 from training.checkpoint import Checkpoint
 
 from .card import damaged_files
-from .engines import ENGINES, Engine
+from .engines import ENGINES, ONNX_RUNTIME, Engine
 from .errors import ExportError, GraphError, PublishError
 from .expected import Expected, from_graph, from_torch
 from .figures import Figure, ParityReport
@@ -116,7 +116,7 @@ def _measure_canary(published: Published, engine: Engine) -> ParityReport:
     """The frozen ensemble in one engine, chained by hand, against the record that the server checks itself with."""
     stored = published.canary
     name = f"{published.contract.kind} canary"
-    not_run = engine.absent()
+    not_run = engine.absent(published.graphs.net)
     if not_run is not None:
         return ParityReport(name, len(stored[TILE]), (), engine.name, "its record", not_run)
     answer = _answer(published, engine)
@@ -133,7 +133,8 @@ def _answer(published: Published, engine: Engine) -> dict[str, npt.NDArray[Any]]
         return answer
     background = np.stack([background_mask(tile, rule.gray_above, rule.min_size_px) for tile in tiles]).astype(np.uint8)
     read = {NET_PREFIX + name: array for name, array in answer.items() if is_combined(graphs.kind, name)}
-    return engine.load(graphs.labels).run({**read, BACKGROUND: background})
+    combining = engine if engine.combines else ONNX_RUNTIME
+    return combining.load(graphs.labels).run({**read, BACKGROUND: background})
 
 
 def _canary_figure(output: str, stored: npt.NDArray[Any], got: npt.NDArray[Any], precision: Precision) -> Figure:

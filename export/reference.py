@@ -57,7 +57,7 @@ def segment_labels(answer: Outputs, background: npt.NDArray[np.uint8], cell_px: 
     """The network's PROBABILITIES and the background rule → PROBABILITIES and LABELS (eq. 4.9 on the cell grid)."""
     levels = np.stack(
         [
-            quantize(add_background(dequantize(tile), area_fraction(mask.astype(bool), cell_px)))
+            add_background(dequantize(tile), area_fraction(mask.astype(bool), cell_px))
             for tile, mask in zip(answer[PROBABILITIES], background, strict=True)
         ]
     )

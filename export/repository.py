@@ -19,7 +19,7 @@ from serving.modelconfig import FILE_NAME, ONNX_FILE, EnsembleConfig, contract_o
 
 from .card import CARD_FILE, damaged_files, read_card
 from .errors import PublishError
-from .layout import KINDS, entry_name, parse_model_name, release_prefix
+from .layout import KINDS, entry_name, image_name, parse_model_name, release_prefix
 from .parity import Precision, parse_precision
 from .release import RELEASE_FILE, Draft, write_ensemble, write_release
 from .staging import exclusive, model_folders, move_models, sync, sync_folder
@@ -139,19 +139,32 @@ def current_release(repository: Path, name: str, kind: Kind) -> str | None:
 
 
 def _point_entries(repository: Path, staging: Path, release: Release) -> None:
-    """Make the callers' entries copies of the release's frozen ensembles; each changes in one step."""
+    """Make the callers' entries copies of the release's frozen ensembles; each changes in one step.
+
+    A segmenter's image entry goes with it. A release from before there were image entries has none: then the entry goes, since it would answer
+    from another release than its segmenter.
+    """
     for kind in release.kinds:
-        frozen = read_config(repository / release.frozen(kind))
-        if not isinstance(frozen, EnsembleConfig):
-            raise PublishError(f"{repository / frozen.name}: expected an ensemble, got a model of backend {frozen.backend!r}")
-        entry = write_ensemble(staging, replaced(frozen, entry_name(release.name, kind)))
-        sync(staging / entry)
-        if (repository / entry).is_dir():
-            os.replace(staging / entry / FILE_NAME, repository / entry / FILE_NAME)
-        else:
-            os.rename(staging / entry, repository / entry)
-        sync_folder(repository / entry)
+        frozen, entry = release.frozen(kind), entry_name(release.name, kind)
+        _point_entry(repository, staging, frozen, entry)
+        if image_name(frozen) in release.models:
+            _point_entry(repository, staging, image_name(frozen), image_name(entry))
+        elif (repository / image_name(entry)).is_dir():
+            os.rename(repository / image_name(entry), staging / image_name(entry))
     sync_folder(repository)
+
+
+def _point_entry(repository: Path, staging: Path, frozen_name: str, name: str) -> None:
+    frozen = read_config(repository / frozen_name)
+    if not isinstance(frozen, EnsembleConfig):
+        raise PublishError(f"{repository / frozen.name}: expected an ensemble, got a model of backend {frozen.backend!r}")
+    entry = write_ensemble(staging, replaced(frozen, name))
+    sync(staging / entry)
+    if (repository / entry).is_dir():
+        os.replace(staging / entry / FILE_NAME, repository / entry / FILE_NAME)
+    else:
+        os.rename(staging / entry, repository / entry)
+    sync_folder(repository / entry)
 
 
 def _numbers(repository: Path, name: str) -> list[int]:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from serving.contract import BACKGROUND, CAM, LABELS, PROBABILITIES, SCORES, TILE, Kind, TissueTask
+from serving.contract import BACKGROUND, CAM, IMAGE, LABELS, PROBABILITIES, SCORES, TILE, Kind, TissueTask
 from serving.modelconfig import Tensor
 
-UINT8, FP32 = "TYPE_UINT8", "TYPE_FP32"
+UINT8, FP32, BYTES = "TYPE_UINT8", "TYPE_FP32", "TYPE_STRING"
 
 
 NET_PREFIX = "NET_"  # an output of the network where the combine graph reads it
@@ -47,3 +47,8 @@ def background_signature(task: TissueTask) -> Signature:
     """The python step: TILE → BACKGROUND."""
     tile = Tensor(TILE, UINT8, (task.tile_px, task.tile_px, 3))
     return Signature((tile,), (Tensor(BACKGROUND, UINT8, (task.tile_px, task.tile_px)),))
+
+
+def decode_signature(task: TissueTask) -> Signature:
+    """The python step in front of `<m>_segment_image`: IMAGE → TILE."""
+    return Signature((Tensor(IMAGE, BYTES, (1,)),), (Tensor(TILE, UINT8, (task.tile_px, task.tile_px, 3)),))

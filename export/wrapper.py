@@ -72,18 +72,17 @@ class CamNet(nn.Module):
 
 
 class SegmentLabels(nn.Module):
-    """NET_PROBABILITIES, BACKGROUND → LABELS, PROBABILITIES: `serving.probabilities.add_background`, quantized again."""
+    """NET_PROBABILITIES, BACKGROUND → LABELS, PROBABILITIES: `serving.probabilities.add_background`, on levels, where every product is exact."""
 
     def __init__(self, cell_px: int) -> None:
         super().__init__()
         self.cell_px = cell_px
 
     def forward(self, net_probabilities: Tensor, background: Tensor) -> tuple[Tensor, Tensor]:
-        probabilities = net_probabilities.float() / 255
         fraction = functional.avg_pool2d(background.float().unsqueeze(1), self.cell_px)  # (B, 1, h, w)
-        tissue = probabilities * (1 - fraction)
-        combined = torch.cat([tissue[:, :1] + fraction, tissue[:, 1:]], dim=1)
-        levels = torch.round(combined.clamp(0, 1) * 255)
+        tissue = net_probabilities.float() * (1 - fraction)
+        combined = torch.cat([tissue[:, :1] + fraction * 255, tissue[:, 1:]], dim=1)
+        levels = torch.round(combined)
         return labels_from_levels(levels, self.cell_px), levels.to(torch.uint8)
 
 

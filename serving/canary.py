@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import zipfile
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +19,28 @@ from .errors import CanaryError
 from .modelconfig import Config, EnsembleConfig
 
 CANARY_FILE = "canary.npz"  # beside the frozen ensemble's config.pbtxt: TILE and every output
-MIN_AGREEMENT = 0.999  # of the elements of a uint8 output
-MAX_LEVELS = 1  # of 255, PROBABILITIES: another engine may round the other way
-MAX_FLOAT_ERROR = 1e-3
+TOLERANCE = "tolerance"  # in the same file: how far a served value may be away
 _REMEDY = "export the model again, or run make setup again where only the server's environment changed"
 
 Arrays = dict[str, npt.NDArray[Any]]
+
+
+@dataclass(frozen=True)
+class Tolerance:
+    """How far another engine's answer may be from the record; the defaults are float32's, and those of records that say nothing.
+
+    Attributes:
+        agreement: share of the LABELS that must be equal.
+        levels: of 255, for PROBABILITIES: another engine may round the other way.
+        absolute: for CAM and SCORES.
+    """
+
+    agreement: float = 0.999
+    levels: float = 1
+    absolute: float = 1e-3
+
+
+FLOAT32 = Tolerance()
 
 
 def canary_models(configs: Iterable[Config]) -> list[str]:
@@ -38,24 +55,39 @@ def run_canary(client: grpcclient.InferenceServerClient, repository: Path, model
     Raises:
         CanaryError: no record, no answer, or wrong values.
     """
-    expected = read_canary(repository / model / CANARY_FILE)
+    path = repository / model / CANARY_FILE
+    expected, tolerance = read_canary(path), read_tolerance(path)
     served = ask(client, model, expected.pop(TILE), tuple(expected))
     for name, values in expected.items():
-        compare(model, name, values, served[name])
+        compare(model, name, values, served[name], tolerance)
 
 
 def read_canary(path: Path) -> Arrays:
     """TILE and the expected outputs."""
+    arrays = {name: values for name, values in _read(path).items() if name != TOLERANCE}
+    if TILE not in arrays or len(arrays) < 2:
+        raise CanaryError(f"{path}: expected {TILE} and the outputs, got {sorted(arrays)}: export the model again")
+    return arrays
+
+
+def read_tolerance(path: Path) -> Tolerance:
+    """What the record says about its own precision."""
+    values = _read(path).get(TOLERANCE)
+    if values is None:
+        return FLOAT32
+    if values.shape != (3,) or not np.isfinite(values[0]) or np.isnan(values).any():
+        raise CanaryError(f"{path}: expected {TOLERANCE} as three numbers, got {values.tolist()}: export the model again")
+    return Tolerance(*(float(value) for value in values))
+
+
+def _read(path: Path) -> Arrays:
     try:
         with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
-            arrays = dict(archive)
+            return dict(archive)
     except FileNotFoundError:
         raise CanaryError(f"{path}: expected the record that an export writes, found none: export the model again") from None
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise CanaryError(f"{path}: expected the record that an export writes, cannot read it ({error}): export the model again") from error
-    if TILE not in arrays or len(arrays) < 2:
-        raise CanaryError(f"{path}: expected {TILE} and the outputs, got {sorted(arrays)}: export the model again")
-    return arrays
 
 
 def ask(client: grpcclient.InferenceServerClient, model: str, tiles: npt.NDArray[Any], outputs: tuple[str, ...]) -> Arrays:
@@ -70,7 +102,7 @@ def ask(client: grpcclient.InferenceServerClient, model: str, tiles: npt.NDArray
     return {name: answer.as_numpy(name) for name in outputs}
 
 
-def compare(model: str, name: str, expected: npt.NDArray[Any], served: npt.NDArray[Any] | None) -> None:
+def compare(model: str, name: str, expected: npt.NDArray[Any], served: npt.NDArray[Any] | None, tolerance: Tolerance = FLOAT32) -> None:
     """One output against its record.
 
     Raises:
@@ -79,20 +111,22 @@ def compare(model: str, name: str, expected: npt.NDArray[Any], served: npt.NDArr
     if served is None or (served.shape, served.dtype) != (expected.shape, expected.dtype):
         got = "nothing" if served is None else f"{served.dtype} {served.shape}"
         raise CanaryError(f"model {model!r}: canary expected {name} as {expected.dtype} {expected.shape}, the server gave {got}: {_REMEDY}")
-    fault = _float_fault(expected, served) if expected.dtype.kind == "f" else _level_fault(name, expected, served)
+    is_float = expected.dtype.kind == "f"
+    fault = _float_fault(expected, served, tolerance) if is_float else _level_fault(name, expected, served, tolerance)
     if fault:
         raise CanaryError(f"model {model!r}: the server answers wrong values: {name} {fault}: {_REMEDY}")
 
 
-def _float_fault(expected: npt.NDArray[Any], served: npt.NDArray[Any]) -> str:
+def _float_fault(expected: npt.NDArray[Any], served: npt.NDArray[Any], tolerance: Tolerance) -> str:
     worst = float(np.max(np.abs(expected.astype(np.float64) - served.astype(np.float64))))
-    return "" if worst <= MAX_FLOAT_ERROR else f"expected within {MAX_FLOAT_ERROR}, differs by up to {worst:.4g}"  # NaN is a fault
+    return "" if worst <= tolerance.absolute else f"expected within {tolerance.absolute:g}, differs by up to {worst:.4g}"  # NaN is a fault
 
 
-def _level_fault(name: str, expected: npt.NDArray[Any], served: npt.NDArray[Any]) -> str:
-    """LABELS must be equal nearly everywhere; PROBABILITIES within a level everywhere, since rounding is not the network."""
+def _level_fault(name: str, expected: npt.NDArray[Any], served: npt.NDArray[Any], tolerance: Tolerance) -> str:
+    """LABELS must be equal nearly everywhere; PROBABILITIES close everywhere, since rounding is not the network."""
     apart = np.abs(expected.astype(np.int64) - served.astype(np.int64))
     if name == PROBABILITIES:
-        return "" if apart.max() <= MAX_LEVELS else f"expected within {MAX_LEVELS} level of 255, differs by up to {apart.max()}"
+        return "" if apart.max() <= tolerance.levels else f"expected within {tolerance.levels:g} of 255, differs by up to {apart.max()}"
     agreement = float(np.mean(apart == 0))
-    return "" if agreement >= MIN_AGREEMENT else f"expected to agree on {MIN_AGREEMENT:.1%} of the elements, agrees on {agreement:.2%}"
+    fault = f"expected to agree on {tolerance.agreement:.1%} of the elements, agrees on {agreement:.2%}"
+    return "" if agreement >= tolerance.agreement else fault

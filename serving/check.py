@@ -44,7 +44,7 @@ def model_names(repository: Path) -> list[str]:
 
 
 def entry_names(repository: Path) -> tuple[str, ...]:
-    """The entries for callers: ensembles with a contract that are no release's own.
+    """The entries for callers, of tiles and of images: ensembles with a contract that are no release's own.
 
     Raises:
         RepositoryError: there is none.
@@ -54,7 +54,7 @@ def entry_names(repository: Path) -> tuple[str, ...]:
     for name in model_names(repository):
         config = _read(repository, name, "")
         contract = parse_contract(config)
-        if contract is not None and name not in (contract.release, contract.slide_model):
+        if contract is not None and not _is_frozen(name, contract):
             names.append(name)
     if not names:
         raise RepositoryError(f"{repository}: expected an entry such as demo_segment, found none: export a model into it, or run make demo")
@@ -66,7 +66,7 @@ def needed_models(config: Config) -> list[str]:
     if not isinstance(config, EnsembleConfig):
         return []
     contract = parse_contract(config)
-    named = [] if contract is None else [contract.release, contract.slide_model]
+    named = [] if contract is None else dict.fromkeys((contract.frozen, contract.release, contract.slide_model))
     return [*(step.model for step in config.steps), *named]
 
 
@@ -93,8 +93,13 @@ def check_model(repository: Path, config: Config, configs: Mapping[str, Config])
         return
     _check_steps(config, configs)
     contract = parse_contract(config)
-    if contract is not None and config.name not in (contract.release, contract.slide_model):
-        _check_entry(config, configs[contract.release])
+    if contract is not None and not _is_frozen(config.name, contract):
+        _check_entry(config, configs[contract.frozen])
+
+
+def _is_frozen(name: str, contract: Contract) -> bool:
+    """Whether the ensemble is a release's own, and no entry."""
+    return name in (contract.frozen, contract.release, contract.slide_model)
 
 
 def _require_folder(repository: Path) -> None:

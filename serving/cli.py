@@ -1,22 +1,29 @@
-"""`histoserve serve`: Triton from the command line. Knows flags and signals, nothing of Triton."""
+"""`histoserve serve`: Triton from the command line, kept up, and its state. Knows flags and signals, nothing of Triton."""
 
 from __future__ import annotations
 
+import logging
 import signal
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
 import tyro
+from rich.console import Console
 
 from .check import entry_names
 from .command import run
 from .embedded import EmbeddedTriton
-from .errors import ExposureError, ServingError
+from .errors import ServingError, StatusError
 from .exposure import Exposure, port_faults, warnings
+from .reload import GRACE_S
+from .restarts import Supervision
+from .status_socket import StatusSocket, socket_path
+from .status_view import print_json, show
 from .triton_binary import probe_binary
 from .triton_install import find_install
 
@@ -36,26 +43,40 @@ class Serve:
     """TCP port of gRPC."""
     log: Path | None = None
     """Where Triton's own log goes; by default it is kept only where the start fails."""
+    restarts: int = Supervision.restarts
+    """Restarts within ten minutes, then serving ends with 1; 0 = the first dead process or wrong answer ends it."""
+    canary_every_s: float = Supervision.canary_every_s
+    """Seconds between two checks of each release's values."""
+    old_release_min: float = GRACE_S / 60
+    """With --reloadable: minutes after its last request until a release that no entry names anymore is unloaded."""
+    status: bool = False
+    """Start nothing: show what the server of this user at --address and --port is doing, live."""
+    json: bool = False
+    """With --status: print one snapshot as JSON instead."""
     exposure: Annotated[Exposure, tyro.conf.OmitArgPrefixes] = field(default_factory=Exposure)
 
     def __post_init__(self) -> None:
         """Wrong usage: tyro prints the ValueError and exits with 2."""
         for fault in port_faults(self.exposure, self.port):
             raise ValueError(fault)
+        if self.json and not self.status:
+            raise ValueError("--json: expected --status with it")
+        if self.restarts < 0 or self.canary_every_s <= 0 or self.old_release_min < 0:
+            raise ValueError("--restarts, --old-release-min: expected at least 0; --canary-every-s: more than 0")
 
 
 def main(argv: Sequence[str]) -> int:
     options = tyro.cli(Serve, args=argv, prog=PROGRAM)
-    return run(PROGRAM, lambda: serve(options), (ServingError,))
+    return run(PROGRAM, lambda: show_status(options) if options.status else serve(options), (ServingError,))
 
 
 def serve(options: Serve) -> int:
     """Serve until a signal; 0 then."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # both signals end the block below the same way
-    require_offered(options.exposure)
+    logging.basicConfig(format=f"{PROGRAM}: %(asctime)s %(message)s", level=logging.WARNING)
     models = options.model or entry_names(options.repository)
     try:
-        with EmbeddedTriton(options.repository, models, port=options.port, log_path=options.log, exposure=options.exposure) as server:
+        with _server(options, models) as server, _status(server, options):
             warn(options.exposure)
             print(f"{', '.join(models)}: ready at {server.address} ({reach(options.exposure)}); Ctrl-C stops", flush=True)
             while True:
@@ -65,16 +86,44 @@ def serve(options: Serve) -> int:
         return 0
 
 
-def require_offered(exposure: Exposure) -> None:
-    """Refuse what the launcher knows and the server around it does not do yet.
+def show_status(options: Serve) -> int:
+    """Until Ctrl-C; 0 then."""
+    path = socket_path(options.exposure.address, options.port)
+    if options.json:
+        print_json(path)
+        return 0
+    try:
+        show(path, Console())
+    except KeyboardInterrupt:
+        return 0
 
-    Raises:
-        ExposureError: --reloadable.
-    """
-    if exposure.reloadable:
-        raise ExposureError(
-            "--reloadable: expected a start without it, since nothing here loads a release into a running server yet: restart"
-        )
+
+def _server(options: Serve, models: Sequence[str]) -> EmbeddedTriton:
+    return EmbeddedTriton(
+        options.repository,
+        models,
+        port=options.port,
+        log_path=options.log,
+        exposure=options.exposure,
+        supervision=Supervision(restarts=options.restarts, canary_every_s=options.canary_every_s),
+        grace_s=60 * options.old_release_min,
+    )
+
+
+@contextmanager
+def _status(server: EmbeddedTriton, options: Serve) -> Iterator[None]:
+    """Answer --status; a server that cannot is still a server."""
+    try:
+        socket = StatusSocket(socket_path(options.exposure.address, options.port), server.snapshot)
+        socket.open()
+    except StatusError as error:
+        logging.getLogger(__name__).warning("no --status: %s", error)
+        yield
+        return
+    try:
+        yield
+    finally:
+        socket.close()
 
 
 def warn(exposure: Exposure) -> None:

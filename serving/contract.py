@@ -13,6 +13,7 @@ BACKGROUND_INDEX = 0  # on disk and on the wire: 0 = background, 1…C = the tas
 
 # Tensor names of the served models (DESIGN "What Triton serves").
 TILE = "TILE"  # uint8 (tile_px, tile_px, 3), RGB
+IMAGE = "IMAGE"  # bytes (1,), the JPEG, PNG or WebP file of one tile
 LABELS = "LABELS"  # uint8 (tile_px, tile_px), 0…C
 PROBABILITIES = "PROBABILITIES"  # uint8 (C + 1, h, w) on the cell grid, 255 = certain
 CAM = "CAM"  # float32 (C, h, w), 0…1, normalized to its own maximum
@@ -20,6 +21,7 @@ SCORES = "SCORES"  # float32 (C,), sigmoid of the image-level logits
 BACKGROUND = "BACKGROUND"  # uint8 (tile_px, tile_px), 1 = background by the task's rule
 
 Kind = Literal["segment", "cam"]
+Input = Literal["tile", "image"]
 Rgb = tuple[int, int, int]
 
 _PREFIX = "histoserve."
@@ -103,6 +105,7 @@ class Contract:
         cell_px: side in tile pixels of one cell of the PROBABILITIES or CAM grid; a power of two, so that bilinear upsampling is exact.
         release: the frozen ensemble behind the entry; a slide pins it, so that a new release cannot change it midway.
         slide_model: the release's ensemble of the network alone, what the slide client streams to.
+        takes: what the ensemble is sent: TILE, or IMAGE (`<m>_segment_image`).
     """
 
     task: TissueTask
@@ -111,6 +114,7 @@ class Contract:
     cell_px: int
     release: str
     slide_model: str
+    takes: Input = "tile"
 
     def __post_init__(self) -> None:
         if self.kind not in ("segment", "cam"):
@@ -119,6 +123,11 @@ class Contract:
             raise ContractError(
                 f"contract of {self.release!r}: expected cell_px to be a power of two that divides {self.task.tile_px}, got {self.cell_px}"
             )
+
+    @property
+    def frozen(self) -> str:
+        """The frozen ensemble that takes the same input: what a callers' entry is a copy of."""
+        return self.release if self.takes == "tile" else f"{self.release}_image"
 
     @property
     def grid_cells(self) -> int:
@@ -131,7 +140,7 @@ class Contract:
         fields: dict[str, str] = {"contract": str(CONTRACT_VERSION), "task": self.task.name}
         fields |= {key: json.dumps(task[key]) for key in _TASK_KEYS}
         fields |= {"kind": self.kind, "method": self.method, "cell_px": str(self.cell_px)}
-        fields |= {"release": self.release, "slide_model": self.slide_model}
+        fields |= {"release": self.release, "slide_model": self.slide_model, "input": self.takes}
         return {_PREFIX + key: value for key, value in fields.items()}
 
     @classmethod
@@ -156,6 +165,7 @@ class Contract:
                 cell_px=int(field["cell_px"]),
                 release=field["release"],
                 slide_model=field["slide_model"],
+                takes=parse_input(field.get("input", "tile")),  # contracts from before there was a choice
             )
         except KeyError as error:
             raise ContractError(f"expected the parameter {_PREFIX}{error.args[0]}, got none of it: export the model again") from error
@@ -170,6 +180,15 @@ def parse_kind(raw: str) -> Kind:
     if raw == "cam":
         return "cam"
     raise ContractError(f"expected kind 'segment' or 'cam', got {raw!r}")
+
+
+def parse_input(raw: str) -> Input:
+    """Parse what a served entry takes."""
+    if raw == "tile":
+        return "tile"
+    if raw == "image":
+        return "image"
+    raise ContractError(f"expected input 'tile' or 'image', got {raw!r}")
 
 
 def task_to_dict(task: TissueTask) -> dict[str, Any]:

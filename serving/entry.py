@@ -6,8 +6,9 @@ from .contract import Kind
 
 DEFAULT_MODEL = "default"  # ships with the repository
 _KINDS: tuple[Kind, ...] = ("segment", "cam")
+_ENDINGS = (*(f"_{kind}" for kind in _KINDS), f"_{_KINDS[0]}_image")
 
 
 def entry_of(model: str) -> str:
-    """The entry that callers use: `NAME_segment` or `NAME_cam` as it is; NAME alone means its segmenter."""
-    return model if model.endswith(tuple(f"_{kind}" for kind in _KINDS)) else f"{model}_{_KINDS[0]}"
+    """The entry that callers use: `NAME_segment`, `NAME_cam` or `NAME_segment_image` as it is; NAME alone means its segmenter."""
+    return model if model.endswith(_ENDINGS) else f"{model}_{_KINDS[0]}"

@@ -7,6 +7,7 @@ ServingError
 ├── PortError            the wanted port is taken
 ├── ExposureError        the server must not be opened like that
 ├── StartError           Triton did not become ready; the message carries its own log lines
+├── StatusError          a running server's state cannot be asked for or told
 └── CanaryError          the server is ready and answers wrong values
 """
 
@@ -39,6 +40,10 @@ class ExposureError(ServingError):
 
 class StartError(ServingError):
     """Triton did not become ready, or stopped."""
+
+
+class StatusError(ServingError):
+    """The state of a running server cannot be asked for, or not be told."""
 
 
 class CanaryError(ServingError):

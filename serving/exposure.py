@@ -12,6 +12,7 @@ from .port import LOOPBACK
 
 ANY_ADDRESS = "0.0.0.0"
 GRPC = "gRPC"
+SOUND_TRACING: Version = (2, 57)  # research: serving.md §1.9
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,10 @@ class Exposure:
     tls_own_key: Path | None = None
     """Its private key, PEM."""
     reloadable: bool = False
-    """Model control behind the run's secret, to change releases without a restart."""
+    """Follow the repository without a restart: a published or rolled back release is loaded, checked and only then entered. Turns on
+    Triton's model control, behind the run's secret."""
+    trace_otlp: str | None = None
+    """Send traces to this OpenTelemetry collector (OTLP over HTTP, e.g. http://127.0.0.1:4318/v1/traces); one of a thousand requests."""
     insecure: bool = False
     """Open plain text, or a Triton with published holes, to a network all the same."""
 
@@ -93,6 +97,8 @@ def flag_faults(exposure: Exposure) -> list[str]:
             faults.append(f"--address {exposure.address}: expected --tls-cert and --tls-key, got none: name them, or add --insecure")
         if exposure.http_port is not None:
             faults.append(f"--http-port: Triton's HTTP knows no TLS: leave it out beyond loopback ({exposure.address}), or add --insecure")
+    if exposure.trace_otlp is not None and not exposure.trace_otlp.startswith(("http://", "https://")):
+        faults.append(f"--trace-otlp {exposure.trace_otlp}: expected a URL of OTLP over HTTP, e.g. http://127.0.0.1:4318/v1/traces")
     if exposure.metrics_port is None and exposure.metrics_address != LOOPBACK:
         faults.append(f"--metrics-address {exposure.metrics_address}: expected a --metrics-port with it, got none")
     return faults
@@ -123,6 +129,11 @@ def check_version(exposure: Exposure, version: Version) -> None:
         raise ExposureError(  # even then: whoever reaches it runs code
             f"Triton {shown}: expected at least {'.'.join(map(str, MODEL_CONTROL.fixed_in))} (container {MODEL_CONTROL.container}) "
             f"for --reloadable beyond loopback, it has {MODEL_CONTROL.holes}: serve on loopback, or without --reloadable"
+        )
+    if exposure.trace_otlp is not None and version < SOUND_TRACING:
+        raise ExposureError(
+            f"Triton {shown}: expected at least {'.'.join(map(str, SOUND_TRACING))} for --trace-otlp, since older ones crash in tracing "
+            "on long runs: use the container, or leave it out (metrics work)"
         )
 
 

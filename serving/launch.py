@@ -17,7 +17,7 @@ from .view import View
 
 SHM = Path("/dev/shm")
 SHM_BYTES = 64 * 2**20  # of each python stub: 64 tiles and their answers without growing in steps of 1 MB
-EXIT_TIMEOUT_S = 5
+EXIT_TIMEOUT_S = 30  # what is in flight is answered within it; a batch of 64 tiles takes a CPU 10 s
 ADMIN_KEY = "admin"
 ADMIN_HEADER = f"triton-grpc-protocol-{ADMIN_KEY}"
 # Not `model-config`: callers read the contract through it.
@@ -25,6 +25,7 @@ _ADMIN_PROTOCOLS = "shared-memory,model-repository,statistics,trace,logging"
 # Would change what the stubs load, or open Vertex AI's port.
 _DROPPED_PREFIXES = ("PYTHON", "LD_", "AIP_", "TRITON_", "VIRTUAL_ENV", "CONDA_")
 _GPU_DEVICE = Path("/dev/nvidiactl")
+_TRACE_EVERY = 1000  # requests: a slide sends thousands of alike ones
 _QUANTILES = "0.5:0.05,0.95:0.005,0.99:0.001"
 
 
@@ -76,7 +77,13 @@ def launch_command(
     exposure = exposure or Exposure()
     binary = binary or probe_binary(install)
     gpu = install.lane == "container" and has_gpu()  # the wheel's lane hides it from the server
-    flags = [*_models(install, view, identity), *_ports(exposure, port, identity), *_metrics(exposure, gpu), *_tuning(gpu)]
+    flags = [
+        *_models(install, view, identity),
+        *_ports(exposure, port, identity),
+        *_metrics(exposure, gpu),
+        *_tracing(exposure),
+        *_tuning(gpu),
+    ]
     missing = [flag.name for flag in flags if flag.name not in binary.flags and not flag.if_known]
     if missing:
         raise InstallationError(
@@ -148,6 +155,16 @@ def _metrics(exposure: Exposure, gpu: bool) -> Iterator[Flag]:
     yield Flag("--allow-gpu-metrics", "true" if gpu else "false")
     yield Flag("--metrics-config", "summary_latencies=true")
     yield Flag("--metrics-config", f"summary_quantiles={_QUANTILES}")
+
+
+def _tracing(exposure: Exposure) -> Iterator[Flag]:
+    if exposure.trace_otlp is None:
+        return
+    yield Flag("--trace-config", "mode=opentelemetry")
+    yield Flag("--trace-config", f"opentelemetry,url={exposure.trace_otlp}")
+    yield Flag("--trace-config", "opentelemetry,resource=service.name=histoserve")
+    yield Flag("--trace-config", f"rate={_TRACE_EVERY}")
+    yield Flag("--trace-config", "level=TIMESTAMPS")
 
 
 def _tuning(gpu: bool) -> Iterator[Flag]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+_FINE = 1024  # parts of a level that are kept of a mean over tiles
+
 
 def quantize(probabilities: npt.NDArray[np.float32]) -> npt.NDArray[np.uint8]:
     """0…1 → uint8 0…255, rounded half to even (ONNX `Round`)."""
@@ -18,19 +20,27 @@ def dequantize(levels: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
     return probabilities
 
 
-def add_background(probabilities: npt.NDArray[np.float32], background: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    """Combine the network's distribution with the background rule (thesis eq. 4.9 on the cell grid).
+def add_background(probabilities: npt.NDArray[np.float32], background: npt.NDArray[np.float32]) -> npt.NDArray[np.uint8]:
+    """Combine the network's distribution with the background rule (thesis eq. 4.9 on the cell grid), quantized.
 
     Channel 0 becomes b + (1 − b)·p0 and every other channel × (1 − b), so that a distribution stays one, and a network
     without a background class (p0 = 0) gets the rule's area fraction itself.
 
+    Computed on levels: those that were quantized come back whole, a share of a cell is a sum of halves, and so every product is exact and
+    every engine rounds the same way.
+
     Args:
-        probabilities: (K, h, w), channel 0 = the network's own background.
+        probabilities: (K, h, w), 0…1, channel 0 = the network's own background.
         background: (h, w), area fraction 0…1.
+
+    Returns:
+        Levels, uint8 (K, h, w).
     """
-    combined = probabilities * (1 - background)
-    combined[0] += background
-    return combined
+    levels = np.rint(probabilities * np.float32(255 * _FINE)) / np.float32(_FINE)
+    combined = levels * (1 - background)
+    combined[0] += 255 * background
+    whole: npt.NDArray[np.uint8] = np.rint(np.clip(combined, 0, 255)).astype(np.uint8)
+    return whole
 
 
 def upsample(cells: npt.NDArray[np.float32], cell_px: int) -> npt.NDArray[np.float32]:

@@ -21,8 +21,8 @@ SERVING_FOLDER = Path(__file__).resolve().parent
 Lane = Literal["wheel", "container"]
 # What the served steps import; the container brings ONNX Runtime as a backend of its own.
 NEEDED_PACKAGES: dict[Lane, tuple[str, ...]] = {
-    "wheel": ("nvidia-pytriton", "numpy", "onnxruntime", "scipy"),
-    "container": ("numpy", "scipy"),
+    "wheel": ("nvidia-pytriton", "numpy", "onnxruntime", "pillow", "scipy"),
+    "container": ("numpy", "pillow", "scipy"),
 }
 _REMEDY: dict[Lane, str] = {"wheel": "run make setup again", "container": "build docker/triton.Dockerfile, whose PATH starts with its own"}
 
@@ -35,7 +35,7 @@ def version(name):
         return metadata.version(name)
     except metadata.PackageNotFoundError:
         return None
-names = ("nvidia-pytriton", "numpy", "onnxruntime", "openvino", "scipy")
+names = ("nvidia-pytriton", "numpy", "onnxruntime", "openvino", "pillow", "scipy")
 print(json.dumps({
     "python": sysconfig.get_python_version(), "packages": sysconfig.get_path("platlib"),
     "libdir": sysconfig.get_config_var("LIBDIR"), "libpython": sysconfig.get_config_var("INSTSONAME"),

@@ -22,8 +22,8 @@ import time
 from pathlib import Path
 from types import FrameType
 
-STOP_S = 8.0  # Triton's own --exit-timeout-secs is 5
 POLL_S = 0.5
+LAST_LINE = "histoserve: tritonserver ended"  # of the log, where it ended by itself
 _SHM = Path("/dev/shm")
 _PR_SET_PDEATHSIG = 1
 
@@ -38,11 +38,11 @@ def watch(server: subprocess.Popen[bytes], parent: int) -> None:
             return
 
 
-def stop(server: subprocess.Popen[bytes]) -> None:
-    """End the whole group: kindly, then not."""
+def stop(server: subprocess.Popen[bytes], stop_s: float) -> None:
+    """End the whole group: kindly, then not. Triton answers what is in flight and refuses what is new meanwhile."""
     if server.poll() is None:
         server.terminate()
-        deadline_s = time.monotonic() + STOP_S
+        deadline_s = time.monotonic() + stop_s
         while server.poll() is None and time.monotonic() < deadline_s:
             time.sleep(0.05)
     with contextlib.suppress(ProcessLookupError):  # the group is empty already: what we want
@@ -60,6 +60,16 @@ def sweep(folder: Path, shm_prefix: str) -> None:
 def die_with_watchdog() -> None:
     """In the server, before it starts: covers a kill -9 of the watchdog itself. The watchdog has one thread, so the thread rule does not bite."""
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+def end_of(returncode: int) -> str:
+    """How a process ended, in words."""
+    if returncode >= 0:
+        return f"with code {returncode}"
+    try:
+        return f"by {signal.Signals(-returncode).name}"
+    except ValueError:  # a real-time signal has no name
+        return f"by signal {-returncode}"
 
 
 def note_signal(signum: int, frame: FrameType | None) -> None:
@@ -83,7 +93,9 @@ def main(folder: Path, shm_prefix: str) -> int:
         )
         watch(server, order["parent"])
         ended = server.poll()
-        stop(server)
+        stop(server, order["stop_s"])
+        if ended is not None:
+            print(f"{LAST_LINE} {end_of(ended)}", flush=True)  # standard output is Triton's log
     finally:
         sweep(folder, shm_prefix)
     return 0 if ended is None else 1  # 1: Triton ended by itself

@@ -14,9 +14,9 @@ import numpy as np
 import numpy.typing as npt
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
-from serving.contract import CAM, PROBABILITIES, SCORES, Contract
+from serving.contract import Contract
 
-from .painted import CELL_PX, CLASSES, TILE_PX, read_classes
+from .painted import CELL_PX, TILE_PX, answers
 
 Failure = tuple[grpc.StatusCode, str]
 MODEL = "painted_segment"
@@ -29,6 +29,7 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore
         failures: given to the first requests instead of an answer, one each; None = answer that one.
         delay_s: how long each request takes, from its number.
         cells: cells per side of the answers; another number than the contract's is a broken server.
+        version: what it says of itself.
 
     Attributes:
         requests: (model, tiles, outputs) of every inference request, in the order of arrival.
@@ -43,7 +44,9 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore
         delay_s: Callable[[int], float] = lambda number: 0.0,
         parameters: dict[str, str] | None = None,
         cells: int = TILE_PX // CELL_PX,
+        version: str = "1",
     ) -> None:
+        self.version = version
         self.contract = contract
         self.parameters = contract.to_parameters() if parameters is None else parameters
         self.failures = list(failures or [])
@@ -67,11 +70,15 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore
     def ServerLive(self, request: Any, context: grpc.ServicerContext) -> Any:
         return service_pb2.ServerLiveResponse(live=True)
 
+    def ServerMetadata(self, request: Any, context: grpc.ServicerContext) -> Any:
+        return service_pb2.ServerMetadataResponse(name="fake", version=self.version)
+
     def ModelConfig(self, request: Any, context: grpc.ServicerContext) -> Any:
-        if request.name != MODEL:
+        if request.name not in (MODEL, self.contract.slide_model):
             context.abort(grpc.StatusCode.NOT_FOUND, f"Request for unknown model: '{request.name}' is not found")
         response = service_pb2.ModelConfigResponse()
         response.config.max_batch_size = 8
+        response.config.backend = "painted"
         for key, value in self.parameters.items():
             response.config.parameters[key].string_value = value
         return response
@@ -92,11 +99,7 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore
         return self._answer(tiles, [output.name for output in request.outputs])
 
     def _answer(self, tiles: npt.NDArray[np.uint8], names: list[str]) -> Any:
-        centers = np.arange(self.cells) * CELL_PX + CELL_PX // 2
-        classes = read_classes(tiles[:, centers][:, :, centers])
-        levels = (np.eye(CLASSES + 1, dtype=np.uint8)[classes] * 255).transpose(0, 3, 1, 2)
-        cam = (levels[:, 1:] > 0).astype(np.float32)
-        arrays = {PROBABILITIES: levels, CAM: cam, SCORES: np.where(cam.max(axis=(2, 3)) > 0, 0.9, 0.1).astype(np.float32)}
+        arrays = answers(tiles, self.cells)
         response = service_pb2.ModelInferResponse()
         for name in names:
             array = np.ascontiguousarray(arrays[name])

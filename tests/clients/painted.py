@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import tifffile
 
-from serving.contract import BackgroundRule, Contract, Kind
+from serving.contract import CAM, PROBABILITIES, SCORES, BackgroundRule, Contract, Kind
 from serving.tasks import get_task
 
 TILE_PX, CELL_PX, CLASSES = 64, 4, 4
@@ -37,6 +38,15 @@ def paint(labels: Labels) -> Rgb:
 def read_classes(rgb: Rgb) -> Labels:
     """The inverse of `paint`."""
     return np.where(rgb[..., 1] > 200, 0, np.rint(rgb[..., 0] / RED_STEP)).astype(np.uint8)
+
+
+def answers(tiles: Rgb, cells: int = TILE_PX // CELL_PX) -> dict[str, npt.NDArray[Any]]:
+    """What a network would say that reads the colors: tiles (n, tile_px, tile_px, 3) → every output by name."""
+    centers = np.arange(cells) * CELL_PX + CELL_PX // 2
+    classes = read_classes(tiles[:, centers][:, :, centers])
+    levels = (np.eye(CLASSES + 1, dtype=np.uint8)[classes] * 255).transpose(0, 3, 1, 2)
+    cam = (levels[:, 1:] > 0).astype(np.float32)
+    return {PROBABILITIES: levels, CAM: cam, SCORES: np.where(cam.max(axis=(2, 3)) > 0, 0.9, 0.1).astype(np.float32)}
 
 
 def write_slide(path: Path, rgb: Rgb, mpp: float | None, levels: int = 1) -> Path:

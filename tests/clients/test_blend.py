@@ -47,6 +47,33 @@ def test_equals_one_weighted_mean_over_the_whole_slide(width: int, height: int, 
     np.testing.assert_array_equal(whole.bright, ~whole.covered.repeat(4, axis=0).repeat(4, axis=1))
 
 
+@settings(deadline=None, max_examples=40)
+@given(height=st.integers(1, 300), overlap=st.floats(0, 0.75), seed=st.integers(0, 99), stop=st.integers(0, 30))
+def test_goes_on_from_its_state_bit_for_bit_whatever_tiles_are_missing(height: int, overlap: float, seed: int, stop: int) -> None:
+    grid = make_grid(150, height, 64, 4, overlap)
+    stop = min(stop, grid.rows - 1)
+
+    def rows_of(blender: Blender, first: int, last: int) -> list[CellRows]:
+        rows = []
+        for row in range(first, last):
+            for column in range(grid.columns):
+                random = np.random.default_rng((seed, row, column))
+                if random.random() < 0.6:
+                    blender.add(column, random.random((2, 16, 16), dtype=np.float32), random.random((64, 64)) < 0.5)
+            rows.append(blender.finish_row())
+        return rows
+
+    whole = join(rows_of(Blender(grid, 2), 0, grid.rows))
+    before, after = Blender(grid, 2), Blender(grid, 2)
+    above = rows_of(before, 0, stop)
+    after.restore({name: array.copy() for name, array in before.state().items()})
+    assert after.row == stop
+    parts = join([*above, *rows_of(after, stop, grid.rows)])
+    np.testing.assert_array_equal(parts.evidence, whole.evidence)
+    np.testing.assert_array_equal(parts.covered, whole.covered)
+    np.testing.assert_array_equal(parts.bright, whole.bright)
+
+
 def test_one_tile_without_overlap_is_passed_through_bit_for_bit() -> None:
     evidence = np.random.default_rng(0).random((5, 16, 16), dtype=np.float32)
     bright = np.random.default_rng(1).random((64, 64)) > 0.5

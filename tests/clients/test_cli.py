@@ -33,7 +33,8 @@ def flags(server: FakeTriton, output: Path) -> list[str]:
 def test_a_slide_becomes_a_mask(server: FakeTriton, slide: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "out"
     assert main([str(slide), *flags(server, out), "--json"]) == 0
-    assert sorted(path.name for path in out.iterdir()) == ["batch.json", "s.ome.zarr", "s.overlay.png", "s.summary.json"]
+    files = ["geojson.gz", "ome.zarr", "overlay.png", "qupath.groovy", "summary.json", "tissue.png"]
+    assert sorted(path.name for path in out.iterdir()) == ["batch.json", "index.html", *(f"s.{name}" for name in files)]
     (entry,) = json.loads(capsys.readouterr().out)
     assert entry["state"] == "done"
     assert entry["summary"]["release"] == "painted_r1_segment"
@@ -74,6 +75,8 @@ def test_says_in_one_line_what_is_wrong(server: FakeTriton, slide: Path, tmp_pat
     [
         (["--overlap", "0.8"], "--overlap 0.8: expected 0 … 0.75"),
         (["--batch", "0"], "--batch 0: expected at least 1"),
+        (["--jobs", "0"], "--jobs 0: expected at least 1"),
+        (["--engine", "local", "--server", "a:1"], "--server a:1: expected none with --engine local"),
         (["--in-flight", "0"], "--in-flight 0: expected at least 1"),
         (["elsewhere/s.tiff"], "expected different file names"),
         (["--nonsense"], "--nonsense"),

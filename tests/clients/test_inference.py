@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 
 import grpc
 import numpy as np
 import pytest
+from tritonclient.utils import InferenceServerException
 
 import clients.inference
 from clients.errors import ServerError
-from clients.inference import TileClient
+from clients.inference import TileClient, _is_temporary
 from serving.contract import CAM, PROBABILITIES, SCORES
 from serving.port import free_port
 
@@ -100,6 +102,19 @@ def test_gives_up_with_the_server_s_reason(failures: list[Failure | None], reque
         assert len(server.requests) == requests
 
 
+def test_giving_up_ends_the_waiting_for_a_server_that_is_away() -> None:
+    with FakeTriton(contract(), failures=[BUSY] * 9) as server, TileClient(server.address, MODEL) as client:
+        threading.Timer(0.3, client.give_up).start()
+        with pytest.raises(ServerError, match="Exceeds maximum queue size"):
+            list(client.stream(batches(1), in_flight=1))
+        assert len(server.requests) < 6  # all nine would take longer than anybody waits
+
+
+def test_the_engine_is_told_without_its_address() -> None:
+    with FakeTriton(contract(), version="7") as server, TileClient(server.address, MODEL) as client:
+        assert client.engine == "fake 7: painted"
+
+
 def test_an_error_waits_for_what_is_on_the_way_instead_of_canceling_it() -> None:
     with FakeTriton(contract(), failures=[BROKEN], delay_s=lambda number: 0.2 * number) as server:
         with TileClient(server.address, MODEL) as client, pytest.raises(ServerError):
@@ -129,3 +144,20 @@ def test_says_what_to_do_without_server_or_model() -> None:
 def test_refuses_a_model_that_is_not_ours() -> None:
     with FakeTriton(contract(), parameters={}) as server, pytest.raises(ServerError, match="was not exported by histoserve"):
         TileClient(server.address, MODEL)
+
+
+@pytest.mark.parametrize(
+    ("status", "message", "is_temporary"),
+    [
+        ("StatusCode.UNAVAILABLE", "Exceeds maximum queue size", True),
+        ("StatusCode.UNAVAILABLE", "Stream removed (Socket closed)", True),
+        ("StatusCode.INTERNAL", "in ensemble 'm', Stub process 'm_net_0_0' is not healthy.", True),
+        ("StatusCode.NOT_FOUND", "Request for unknown model: 'm_r1_segment_slide' has no available versions", True),
+        ("StatusCode.NOT_FOUND", "Request for unknown model: 'm' is not found", False),
+        ("StatusCode.UNAVAILABLE", "This protocol is restricted, expecting header 'triton-grpc-protocol-admin'", False),
+        ("StatusCode.INTERNAL", "in ensemble 'm', ONNX Runtime: bad things", False),
+    ],
+)
+def test_what_a_server_says_that_is_about_to_be_started_again(status: str, message: str, is_temporary: bool) -> None:
+    """The words are those of Triton 2.51 when a stub or the server was killed, or told to stop, under load."""
+    assert _is_temporary(InferenceServerException(message, status=status)) is is_temporary

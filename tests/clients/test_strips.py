@@ -12,7 +12,7 @@ from clients.blend import CellRows
 from clients.strips import StripMaker
 from serving.background import area_fraction, keep_large
 from serving.contract import BackgroundRule, Kind
-from serving.probabilities import add_background, labels_from_levels, quantize, upsample
+from serving.probabilities import add_background, labels_from_levels, upsample
 
 from .painted import CELL_PX, contract
 
@@ -45,7 +45,7 @@ def expected_labels(rows: CellRows, kind: Kind, rule: BackgroundRule | None) -> 
     evidence = rows.evidence.copy()
     if kind == "segment":
         evidence[0][~rows.covered] = 1
-        expected: np.ndarray = labels_from_levels(quantize(add_background(evidence, area_fraction(background, CELL_PX))), CELL_PX)
+        expected: np.ndarray = labels_from_levels(add_background(evidence, area_fraction(background, CELL_PX)), CELL_PX)
         return expected
     labels: np.ndarray = upsample(evidence[1:], CELL_PX).argmax(axis=0) + 1
     labels[~rows.covered.repeat(CELL_PX, axis=0).repeat(CELL_PX, axis=1)] = 0

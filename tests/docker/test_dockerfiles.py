@@ -85,7 +85,7 @@ def test_the_steps_environment_is_the_laptops_without_the_engines(tmp_path: Path
     done = subprocess.run(["sed", "--regexp-extended", expression, source], capture_output=True, text=True, check=True)
     kept = {line.split("==")[0] for line in done.stdout.splitlines() if line and not line.startswith("#")}
     before = {line.split("==")[0] for line in source.read_text().splitlines() if line and not line.startswith("#")}
-    assert {"numpy", "scipy"} <= kept
+    assert {"numpy", "pillow", "scipy"} <= kept
     assert before - kept <= {"onnxruntime", "openvino"}
     assert not {"onnxruntime", "openvino"} & kept
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import importlib.util
 import json
 from pathlib import Path
 
@@ -77,7 +78,32 @@ def test_missing_tiles_are_one_line(checkpoint: Path, tmp_path: Path, capsys: py
     assert capsys.readouterr().err == f"histoserve export: {tmp_path / 'nowhere'}: expected a folder of tile images, found none\n"
 
 
-def test_wrong_usage_exits_with_2(capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["checkpoint.pt", "--no-such-option"], "no-such-option"),
+        (["checkpoint.pt", "--engines", "engines"], "expected --target gpu beside it, got none"),
+        (["checkpoint.pt", "--truth", "masks"], "expected --tiles, whose masks they are"),
+    ],
+)
+def test_wrong_usage_exits_with_2(capsys: pytest.CaptureFixture[str], arguments: list[str], message: str) -> None:
     with pytest.raises(SystemExit) as caught:
-        main(["--no-such-option"])
+        main(arguments)
     assert caught.value.code == 2
+    assert message in " ".join(capsys.readouterr().err.replace("│", " ").split())
+
+
+@pytest.mark.skipif(importlib.util.find_spec("tensorrt") is not None, reason="TensorRT is here: the refusal cannot be seen")
+def test_engines_without_tensorrt_are_refused_and_nothing_is_published(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tiles = tmp_path / "tiles"
+    tiles.mkdir()
+    for index, tile in enumerate(tissue_like(8)):
+        Image.fromarray(tile).save(tiles / f"{index}.png")
+    where = ["--repository", str(tmp_path / "repository"), "--tiles", str(tiles)]
+    assert main([str(checkpoint), *where, "--target", "gpu", "--engines", str(tmp_path / "engines")]) == 1
+    error = capsys.readouterr().err
+    assert "expected the package tensorrt" in error
+    assert "trtexec --onnx=model.onnx" in error
+    assert not (tmp_path / "repository").exists()

@@ -59,12 +59,12 @@ def test_nothing_is_sent_to_its_maker(tmp_path: Path) -> None:
 
 def test_without_it_the_reason_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch, graphs: tuple[KindGraphs, ...]) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    assert OPENVINO.absent() == "openvino is not installed: pip install openvino"
-    assert TENSORRT.absent() == "tensorrt is not installed; its engines are checked where they are built"
+    assert OPENVINO.absent(graphs[0].net) == "openvino is not installed: pip install openvino"
+    assert TENSORRT.absent(graphs[0].net) == "tensorrt is not installed; its engines are checked where they are built"
     with pytest.raises(GraphError, match="expected OpenVINO: openvino is not installed"):
         OpenVinoGraph(graphs[0].net)
 
 
-def test_onnx_runtime_comes_first_and_is_always_there() -> None:
+def test_onnx_runtime_comes_first_and_is_always_there(graphs: tuple[KindGraphs, ...]) -> None:
     assert [engine.name for engine in ENGINES] == ["onnxruntime", "openvino", "tensorrt"]
-    assert ENGINES[0].absent() is None
+    assert ENGINES[0].absent(graphs[0].net) is None

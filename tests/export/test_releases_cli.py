@@ -103,7 +103,7 @@ def test_rolls_back_and_removes(repository: Path, capsys: pytest.CaptureFixture[
     assert code == 0
     assert out.splitlines() == ["demo_segment now answers as demo_r1_segment", "demo_cam now answers as demo_r1_cam"]
     code, out, _ = run(capsys, "--remove", "demo_r2", "--repository", repository)
-    assert (code, out) == (0, "removed demo_r2: 9 models\n")
+    assert (code, out) == (0, "removed demo_r2: 11 models\n")
     assert not list(repository.glob("demo_r2_*"))
     check_repository(repository, entry_names(repository))
     code, _, error = run(capsys, "--remove", "demo_r2", "--repository", repository)

@@ -6,29 +6,35 @@ import dataclasses
 import fcntl
 import json
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from export import reference, release
+from export.card import CARD_FILE, damaged_files
 from export.errors import ParityError, PublishError
 from export.figures import ParityReport
 from export.graphs import KindGraphs
 from export.layout import KINDS, kind_layout, parse_model_name
 from export.parity import figure_of
-from export.repository import current_release, get_release, publish, releases, roll_back
+from export.removal import remove
+from export.repository import current_release, digests_of, get_release, publish, releases, roll_back
+from export.targets import GpuTarget
 from serving.background import background_mask
-from serving.check import check_repository, model_names
-from serving.contract import BACKGROUND, CAM, LABELS, PROBABILITIES, SCORES, TILE, Kind
-from serving.modelconfig import EnsembleConfig, ModelConfig, contract_of, read_config
+from serving.check import check_repository, entry_names, model_names
+from serving.contract import BACKGROUND, CAM, IMAGE, LABELS, PROBABILITIES, SCORES, TILE, Kind
+from serving.errors import RepositoryError
+from serving.modelconfig import EnsembleConfig, ModelConfig, Step, contract_of, read_config
 from tests.export.networks import CAM_CELL_PX, DEMO, SEGMENT_CELL_PX, SmallClassifier, SmallSegmenter, both_kinds, draft
 
 pytestmark = pytest.mark.slow
 
 FIRST = [
     *("demo_r1_background", "demo_r1_cam", "demo_r1_cam_labels", "demo_r1_cam_net", "demo_r1_cam_slide"),
-    *("demo_r1_segment", "demo_r1_segment_labels", "demo_r1_segment_net", "demo_r1_segment_slide"),
+    *("demo_r1_decode", "demo_r1_segment", "demo_r1_segment_image"),
+    *("demo_r1_segment_labels", "demo_r1_segment_net", "demo_r1_segment_slide"),
 ]
 
 
@@ -43,7 +49,7 @@ def snapshot(folder: Path) -> dict[str, bytes]:
 def test_a_release_is_the_models_of_the_design(tmp_path: Path, graphs: tuple[KindGraphs, ...]) -> None:
     published = publish(tmp_path, "demo", draft(graphs))
     assert (published.number, published.kinds) == (1, ("segment", "cam"))
-    assert model_names(tmp_path) == sorted([*FIRST, "demo_cam", "demo_segment"])
+    assert model_names(tmp_path) == sorted([*FIRST, "demo_cam", "demo_segment", "demo_segment_image"])
     assert sorted(path.name for path in tmp_path.iterdir() if path.is_dir()) == model_names(tmp_path)  # no staging folder left
     assert (tmp_path / "demo_r1_background/1/model.py").read_text().startswith('"""The served background step')
     for name in model_names(tmp_path):
@@ -53,6 +59,8 @@ def test_a_release_is_the_models_of_the_design(tmp_path: Path, graphs: tuple[Kin
             assert (tmp_path / name / "1" / ".gitkeep").is_file()
         else:
             assert config.queue_delay_us == (2000 if name.endswith("_net") else 0)
+            assert config.max_queue_size == (None if name.endswith("_labels") else 128)
+            assert config.parameters.get("histoserve_engine") == ("onnxruntime" if name.endswith("_labels") else None)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -69,7 +77,7 @@ def test_every_ensemble_carries_the_contract(tmp_path: Path, graphs: tuple[KindG
 
 def test_the_servers_own_check_accepts_a_release(tmp_path: Path, graphs: tuple[KindGraphs, ...]) -> None:
     publish(tmp_path, "demo", draft(graphs))
-    assert set(check_repository(tmp_path, ["demo_segment", "demo_cam"])) == {*FIRST, "demo_segment", "demo_cam"}
+    assert set(check_repository(tmp_path, entry_names(tmp_path))) == {*FIRST, "demo_segment", "demo_cam", "demo_segment_image"}
 
 
 def test_the_background_step_gets_the_rule(tmp_path: Path, graphs: tuple[KindGraphs, ...]) -> None:
@@ -209,12 +217,13 @@ def test_the_canary_holds_what_the_networks_and_the_rule_say(tmp_path: Path, gra
         assert background[1, :100, :100].all()  # the background step has something to find
         (logits,) = reference.run_network(SmallSegmenter().eval(), tiles, DEMO.normalization)
         expected = reference.segment_labels(reference.segment_outputs(logits, SEGMENT_CELL_PX), background, SEGMENT_CELL_PX)
-        assert set(segment) == {TILE, LABELS, PROBABILITIES}
+        assert set(segment) == {TILE, LABELS, PROBABILITIES, TOLERANCE}
+        assert segment[TOLERANCE].tolist() == [0.999, 1, 0.001]
         assert np.abs(segment[PROBABILITIES].astype(int) - expected[PROBABILITIES]).max() <= 1
         assert (segment[LABELS] == expected[LABELS]).mean() > 0.999
         class_maps, logits = reference.run_network(SmallClassifier().eval(), tiles, DEMO.normalization)
         raw = reference.cam_outputs(class_maps, logits, CAM_CELL_PX)
-        assert set(cam) == {TILE, LABELS, CAM, SCORES}
+        assert set(cam) == {TILE, LABELS, CAM, SCORES, TOLERANCE}
         assert (cam[LABELS] == raw[LABELS] * (1 - background)).mean() > 0.999
         np.testing.assert_allclose(cam[CAM], raw[CAM], atol=1e-4)
 
@@ -225,13 +234,71 @@ def test_notes_say_where_a_release_comes_from(tmp_path: Path, graphs: tuple[Kind
     assert (notes["release"], sorted(notes["models"]), notes["made_by"]) == ("demo_r1", FIRST, "a test")
     assert set(notes["sha256"]) == {name for name in FIRST if name.endswith(("_net", "_labels"))}
     figures = json.loads((tmp_path / "demo_r1_segment" / release.PARITY_FILE).read_text())["reports"]
-    assert [report["graph"] for report in figures] == ["segment_net"] * 3 + ["segment_labels"] * 3
+    assert [report["graph"] for report in figures] == ["segment_net"] * 3 + ["segment_labels"] * 2  # TensorRT does not combine
+
+
+def test_the_image_entry_is_the_segmenter_behind_a_decode_step(tmp_path: Path, graphs: tuple[KindGraphs, ...]) -> None:
+    publish(tmp_path, "demo", draft(graphs))
+    entry, frozen, segmenter = (read_config(tmp_path / name) for name in ("demo_segment_image", "demo_r1_segment_image", "demo_segment"))
+    assert isinstance(entry, EnsembleConfig)
+    assert isinstance(segmenter, EnsembleConfig)
+    assert entry == dataclasses.replace(frozen, name="demo_segment_image")
+    assert contract_of(entry) == dataclasses.replace(contract_of(segmenter), takes="image")
+    assert entry.outputs == segmenter.outputs
+    assert entry.steps == (Step("demo_r1_decode", {IMAGE: IMAGE}, {TILE: TILE}), *segmenter.steps)
+    step = tmp_path / "demo_r1_decode" / "1"
+    assert read_config(step.parent).parameters == {"tile_px": "224"}
+    assert (step / "model.py").read_text().startswith('"""The served decode step')
+    assert (step / "serving" / "image_file.py").is_file()
+    assert "demo_r1_decode" in needed_by(tmp_path, "demo_segment_image")
+    assert "demo_r1_decode" not in needed_by(tmp_path, "demo_segment")
+
+
+def needed_by(repository: Path, entry: str) -> set[str]:
+    return set(check_repository(repository, [entry]))
+
+
+def test_the_image_entry_moves_with_its_segmenter(tmp_path: Path, graphs: tuple[KindGraphs, ...]) -> None:
+    for _ in range(2):
+        publish(tmp_path, "demo", draft(graphs))
+    assert contract_of(read_config(tmp_path / "demo_segment_image")).release == "demo_r2_segment"
+    roll_back(tmp_path, "demo", 1)
+    assert contract_of(read_config(tmp_path / "demo_segment_image")).release == "demo_r1_segment"
+    remove(tmp_path, "demo", 2)
+    assert set(check_repository(tmp_path, entry_names(tmp_path))) == {*FIRST, "demo_segment", "demo_cam", "demo_segment_image"}
+
+
+def test_rolling_back_to_a_release_without_one_takes_the_image_entry_away(tmp_path: Path, graphs: tuple[KindGraphs, ...]) -> None:
+    """Releases from before there were image entries; what stayed would answer from another release than the segmenter."""
+    publish(tmp_path, "demo", draft(graphs))
+    for name in ("demo_segment_image", "demo_r1_segment_image", "demo_r1_decode"):
+        shutil.rmtree(tmp_path / name)
+    make_older(tmp_path)
+    assert entry_names(tmp_path) == ("demo_cam", "demo_segment")
+    publish(tmp_path, "demo", draft(graphs))
+    assert entry_names(tmp_path) == ("demo_cam", "demo_segment", "demo_segment_image")
+    roll_back(tmp_path, "demo", 1)
+    assert entry_names(tmp_path) == ("demo_cam", "demo_segment")
+    assert [model for model in remove(tmp_path, "demo", 2) if model.endswith("_image")] == ["demo_r2_segment_image"]
+
+
+def make_older(repository: Path) -> None:
+    """As an older histoserve wrote the notes, and no card."""
+    for kind in KINDS:
+        notes = repository / f"demo_r1_{kind}" / release.RELEASE_FILE
+        content = json.loads(notes.read_text())
+        content["models"] = [name for name in content["models"] if not name.endswith(("_image", "_decode"))]
+        notes.write_text(json.dumps(content))
+        (notes.parent / CARD_FILE).unlink()
 
 
 def test_a_task_without_background_rule_has_no_background_step(tmp_path: Path) -> None:
     task = dataclasses.replace(DEMO, background=None)
     publish(tmp_path, "glands", draft(both_kinds(task), task))
     assert not [name for name in model_names(tmp_path) if name.endswith(("_background", "_labels"))]
+    image = read_config(tmp_path / "glands_segment_image")
+    assert isinstance(image, EnsembleConfig)
+    assert [step.model for step in image.steps] == ["glands_r1_decode", "glands_r1_segment_net"]
     check_repository(tmp_path, ["glands_segment", "glands_cam"])
     with np.load(tmp_path / "glands_r1_cam/canary.npz") as canary:
         assert canary[LABELS].min() >= 1
@@ -241,6 +308,7 @@ def test_a_release_without_segmenter_leaves_the_segment_entry(tmp_path: Path, gr
     publish(tmp_path, "demo", draft(graphs))
     assert publish(tmp_path, "demo", draft(graphs[1:])).kinds == ("cam",)
     assert current_release(tmp_path, "demo", "segment") == "demo_r1_segment"
+    assert contract_of(read_config(tmp_path / "demo_segment_image")).release == "demo_r1_segment"
     assert current_release(tmp_path, "demo", "cam") == "demo_r2_cam"
     assert current_release(tmp_path, "other", "cam") is None
 
@@ -251,3 +319,27 @@ def test_every_output_of_an_ensemble_comes_from_its_last_step() -> None:
     assert set(last.outputs.values()) == {tensor.name for tensor in frozen.outputs}
     assert not {name for step in earlier for name in step.outputs.values()} & set(last.outputs.values())
     assert BACKGROUND in last.inputs.values()
+
+
+def test_an_engine_is_published_beside_its_graph(tmp_path: Path, graphs: tuple[KindGraphs, ...]) -> None:
+    plan = tmp_path / "0123-trt11.4-nvidia-l4-b1-64-64.plan"
+    plan.write_bytes(b"an engine")
+    repository = tmp_path / "repository"
+    built = dataclasses.replace(draft(graphs), target=GpuTarget(has_engine=True), plans={"segment": plan, "cam": plan})
+    publish(repository, "demo", built)
+    net = repository / "demo_r1_segment_net"
+    assert (net / "1" / "model.plan").read_bytes() == b"an engine"
+    assert (net / "1" / "model.onnx").is_file()  # what `--check` reads
+    config = read_config(net)
+    assert isinstance(config, ModelConfig)
+    assert (config.backend, config.file_name) == ("tensorrt", "model.plan")
+    notes = json.loads((repository / "demo_r1_segment" / "release.json").read_text())
+    assert notes["engines"] == {"demo_r1_segment_net": plan.name, "demo_r1_cam_net": plan.name}
+    check_repository(repository, ["demo_segment", "demo_cam"])
+    (net / "1" / "model.plan").write_bytes(b"another")
+    assert damaged_files(repository, digests_of(repository, get_release(repository, "demo", 1))) == [
+        "demo_r1_segment_net/1/model.plan has changed"
+    ]
+    (net / "1" / "model.plan").unlink()
+    with pytest.raises(RepositoryError, match=r"'demo_r1_segment_net': expected the file .*model\.plan, found none"):
+        check_repository(repository, ["demo_segment"])

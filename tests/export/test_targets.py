@@ -125,9 +125,10 @@ def test_a_target_changes_neither_tensors_nor_ensembles(target: Target, kind: Ki
 def test_the_default_target_is_what_the_shipped_release_has(kind: Kind) -> None:
     contract = contract_of(read_config(DEFAULT_RELEASE / f"default_r1_{kind}"))
     layout = kind_layout("default_r1", kind, contract.task, contract.method, contract.cell_px)
-    assert layout.net == read_config(DEFAULT_RELEASE / layout.net.name)
+    # It was exported before networks had a limited queue and the combine graph its engine.
+    assert dataclasses.replace(layout.net, max_queue_size=None) == read_config(DEFAULT_RELEASE / layout.net.name)
     assert layout.labels is not None
-    assert layout.labels == read_config(DEFAULT_RELEASE / layout.labels.name)
+    assert dataclasses.replace(layout.labels, parameters={}) == read_config(DEFAULT_RELEASE / layout.labels.name)
 
 
 def test_a_queue_needs_a_batcher() -> None:
@@ -184,7 +185,8 @@ def test_the_real_triton_serves_the_cpu_profile(tmp_path: Path) -> None:
     assert (read["instance_group"][0]["count"], read["instance_group"][0]["kind"]) == (2, "KIND_CPU")
     batching = read["dynamic_batching"]
     assert (batching["priority_levels"], batching["default_priority_level"]) == ("2", "2")
-    assert batching["default_queue_policy"]["max_queue_size"] == 8
+    assert "max_queue_size" not in batching["default_queue_policy"]  # 2.51 would end by it: serving/queue_limits.py
+    assert batching["default_queue_policy"]["default_timeout_microseconds"] == "60000000"
     assert batching["priority_queue_policy"]["1"]["default_timeout_microseconds"] == "30000000"
     assert read["optimization"]["execution_accelerators"]["cpu_execution_accelerator"] == [{"name": "openvino"}]
     assert [(entry["name"], entry["batch_size"]) for entry in read["model_warmup"]] == [("zero_4", 4)]

@@ -11,7 +11,7 @@ from PIL import Image
 
 from export.canary import canary_tiles
 from export.errors import TilesError
-from export.tiles import parity_tiles, read_tiles
+from export.tiles import parity_tiles, read_scored_tiles, read_tiles
 from tests.export.networks import DEMO
 
 
@@ -68,3 +68,41 @@ def test_the_canary_is_generated_and_has_glass_in_one_corner_only() -> None:
     assert (canary[1, 64:] < 255).mean() > 0.9
     assert (canary[0] != canary[1]).any()
     np.testing.assert_array_equal(canary, canary_tiles(128))
+
+
+def scored_folders(folder: Path) -> tuple[Path, Path]:
+    """80 images 226 px wide and their masks: image i has gray i, its mask label 1 + i % 4 with a frame of 255 and a corner of 0."""
+    images, masks = folder / "images", folder / "masks"
+    images.mkdir()
+    masks.mkdir()
+    for index in range(80):
+        Image.fromarray(np.full((226, 226, 3), index, dtype=np.uint8)).save(images / f"{index:02}.png")
+        mask = np.full((226, 226), 255, dtype=np.uint8)
+        mask[2:-2, 2:-2] = 1 + index % 4
+        mask[2:12, 2:12] = 0
+        picture = Image.fromarray(mask, mode="P")
+        picture.putpalette([0] * 768)
+        picture.save(masks / f"{index:02}.png")
+    return images, masks
+
+
+def test_scored_tiles_come_with_their_truth(tmp_path: Path) -> None:
+    tiles, truths = read_scored_tiles(*scored_folders(tmp_path), DEMO)
+    assert (tiles.shape, truths.shape) == ((64, 224, 224, 3), (64, 224, 224))
+    assert (truths[:, 100, 100] == 1 + tiles[:, 100, 100, 0] % 4).all()
+    assert truths[0, :3, 100].tolist() == [0, 1, 1]  # what is not annotated is not scored
+    assert truths[0, 5, 5] == 0
+    assert set(np.unique(truths)) == {0, 1, 2, 3, 4}
+
+
+def test_masks_that_are_no_truth_are_refused(tmp_path: Path) -> None:
+    images, masks = scored_folders(tmp_path)
+    Image.fromarray(np.full((226, 226), 5, dtype=np.uint8)).save(masks / "00.png")
+    with pytest.raises(TilesError, match=r"00\.png: expected one channel with labels 0…4 or 255, got 1 and \[5\]"):
+        read_scored_tiles(images, masks, DEMO)
+    Image.fromarray(np.full((224, 226), 1, dtype=np.uint8)).save(masks / "00.png")
+    with pytest.raises(TilesError, match=r"00\.png: expected a mask of its image's size \(226, 226\), got \(226, 224\)"):
+        read_scored_tiles(images, masks, DEMO)
+    (masks / "00.png").unlink()
+    with pytest.raises(TilesError, match=r"00\.png: expected an image"):
+        read_scored_tiles(images, masks, DEMO)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-from serving.canary import canary_models, compare, read_canary
-from serving.contract import CAM, LABELS, PROBABILITIES
+from serving.canary import FLOAT32, TOLERANCE, Tolerance, canary_models, compare, read_canary, read_tolerance
+from serving.contract import CAM, LABELS, PROBABILITIES, TILE
 from serving.errors import CanaryError
 
 from .tiny_release import RELEASE, configs
@@ -67,3 +68,35 @@ def test_a_release_without_record_is_refused(tmp_path: Path) -> None:
 
 def test_each_release_is_asked_once() -> None:
     assert canary_models(configs()) == [RELEASE]
+
+
+def write_record(path: Path, **more: Any) -> None:
+    arrays: dict[str, Any] = {TILE: ZEROS, LABELS: ZEROS, **more}
+    np.savez(path, **arrays)
+
+
+def test_a_record_says_how_precise_its_release_is(tmp_path: Path) -> None:
+    path = tmp_path / "canary.npz"
+    write_record(path)
+    assert read_tolerance(path) == FLOAT32
+    write_record(path, **{TOLERANCE: np.array([0.97, np.inf, 0.05])})
+    assert read_tolerance(path) == Tolerance(0.97, np.inf, 0.05)
+    assert set(read_canary(path)) == {TILE, LABELS}
+    write_record(path, **{TOLERANCE: np.array([np.nan, 1, 1])})
+    with pytest.raises(CanaryError, match="expected tolerance as three numbers"):
+        read_tolerance(path)
+
+
+def test_a_half_precise_release_is_judged_by_its_own_tolerance() -> None:
+    half = Tolerance(0.995, 8, 0.05)
+    compare("m", LABELS, ZEROS, altered(25, 3), half)  # 0.5 % of 5,000
+    compare("m", PROBABILITIES, ZEROS, altered(5000, 8), half)
+    floats = np.zeros((1, 3), np.float32)
+    compare("m", CAM, floats, floats + np.float32(0.049), half)
+    for name, expected, served in (
+        (LABELS, ZEROS, altered(26, 3)),
+        (PROBABILITIES, ZEROS, altered(1, 9)),
+        (CAM, floats, floats + np.float32(0.051)),
+    ):
+        with pytest.raises(CanaryError, match="wrong values"):
+            compare("m", name, expected, served, half)

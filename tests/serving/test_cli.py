@@ -97,11 +97,6 @@ def test_a_wrong_exposure_is_wrong_usage(arguments: list[str], message: str, cap
     assert message in " ".join(capsys.readouterr().err.replace("│", "").split())
 
 
-def test_reloadable_is_not_there_yet(repository: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["--repository", str(repository), "--reloadable"]) == 1
-    assert "--reloadable: expected a start without it" in capsys.readouterr().err
-
-
 @pytest.mark.triton
 @pytest.mark.usefixtures("triton")
 def test_the_embedded_triton_on_a_network_is_one_line(repository: Path, capsys: pytest.CaptureFixture[str]) -> None:

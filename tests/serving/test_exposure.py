@@ -103,6 +103,17 @@ def test_model_control_is_loopback_only_where_it_runs_code() -> None:
     check_version(exposure, (2, 60, 0))
 
 
+def test_tracing_only_where_it_is_sound() -> None:
+    exposure = Exposure(trace_otlp="http://127.0.0.1:4318/v1/traces")
+    with pytest.raises(
+        ExposureError, match=r"Triton 2\.51\.0: expected at least 2\.57 for --trace-otlp, since older ones crash in tracing"
+    ):
+        check_version(exposure, EMBEDDED)
+    check_version(exposure, (2, 57, 0))
+    with pytest.raises(ValueError, match="expected a URL of OTLP over HTTP"):
+        Exposure(trace_otlp="127.0.0.1:4317")
+
+
 def test_what_is_open_is_said() -> None:
     plain = warnings(Exposure(address="0.0.0.0", insecure=True, http_port=8000), EMBEDDED)
     assert [line.split(":")[0] for line in plain[:1]] == ["gRPC on 0.0.0.0 in plain text"]

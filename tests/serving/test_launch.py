@@ -21,7 +21,7 @@ from serving.view import View
 from . import tiny_release as tiny
 from .tiny_release import configs
 
-FIT: dict[str, str | None] = {"nvidia-pytriton": "0.7.0", "numpy": "1.26.4", "onnxruntime": "1.31.1", "scipy": "1.17.1"}
+FIT: dict[str, str | None] = {"nvidia-pytriton": "0.7.0", "numpy": "1.26.4", "onnxruntime": "1.31.1", "pillow": "13.0.0", "scipy": "1.17.1"}
 INSTALL = TritonInstall(Path("/env"), Path("/env/packages"), "3.11", Path("/python/lib"), versions=FIT)
 CONTAINER = TritonInstall(
     Path("/opt/tritonserver"),
@@ -66,11 +66,11 @@ def test_numpy_2_and_missing_packages_are_refused() -> None:
 
 
 def test_the_container_brings_its_own_onnx_runtime() -> None:
-    check_versions(dataclasses.replace(CONTAINER, versions={"numpy": "1.26.4", "scipy": "1.17.1"}))
-    with pytest.raises(InstallationError, match=r"lacks scipy: build docker/triton\.Dockerfile"):
+    check_versions(dataclasses.replace(CONTAINER, versions={"numpy": "1.26.4", "pillow": "13.0.0", "scipy": "1.17.1"}))
+    with pytest.raises(InstallationError, match=r"lacks pillow, scipy: build docker/triton\.Dockerfile"):
         check_versions(dataclasses.replace(CONTAINER, versions={"numpy": "1.26.4"}))
     with pytest.raises(InstallationError, match=r"expected numpy < 2, found 2\.4\.6"):
-        check_versions(dataclasses.replace(CONTAINER, versions={"numpy": "2.4.6", "scipy": "1.17.1"}))
+        check_versions(dataclasses.replace(CONTAINER, versions={"numpy": "2.4.6", "pillow": "13.0.0", "scipy": "1.17.1"}))
 
 
 @pytest.mark.triton
@@ -136,6 +136,19 @@ def test_newer_servers_get_their_flags(triton: TritonInstall, binary: Binary) ->
         "--grpc-max-response-pool-size=64",
         "--http-max-input-size=67108864",
     }
+
+
+@pytest.mark.triton
+def test_tracing_is_off_unless_asked_for(triton: TritonInstall, binary: Binary) -> None:
+    assert "--trace-config" not in names(launch_command(triton, VIEW, IDENTITY, 8001, Exposure(), binary))
+    traced = launch_command(triton, VIEW, IDENTITY, 8001, Exposure(trace_otlp="http://otel:4318/v1/traces"), binary)
+    assert [flag.split("=", 1)[1] for flag in traced if flag.startswith("--trace-config")] == [
+        "mode=opentelemetry",
+        "opentelemetry,url=http://otel:4318/v1/traces",
+        "opentelemetry,resource=service.name=histoserve",
+        "rate=1000",
+        "level=TIMESTAMPS",
+    ]
 
 
 @pytest.mark.triton

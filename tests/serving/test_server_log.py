@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from serving.server_log import failure_reason, is_port_taken
+from serving.server_log import end_reason, failure_reason, is_port_taken
 
 FAILED_MODEL = """\
 I1121 04:14:20.533793 7600 model_lifecycle.cc:839] "successfully loaded 'tiny_r1_segment_labels'"
@@ -37,3 +37,10 @@ def test_knows_a_taken_port() -> None:
 
 def test_a_long_reason_is_cut() -> None:
     assert len(failure_reason('E1121 04:14:20.1 7 main.cc:2] "' + "x" * 5000)) == 1200
+
+
+def test_how_a_ready_server_ended() -> None:
+    """The watchdog's last line counts, not the errors of the start."""
+    assert end_reason(FAILED_MODEL + "histoserve: tritonserver ended by SIGSEGV\n") == "it ended by SIGSEGV"
+    assert end_reason(FAILED_MODEL) == "it ended without a word"
+    assert end_reason("") == "it ended without a word"

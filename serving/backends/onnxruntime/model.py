@@ -1,11 +1,13 @@
 """Triton's `onnxruntime` backend in Python, for servers that lack the native one. Runs in Triton's own environment: knows no histoserve module."""
 
+import importlib
+import importlib.util
 import json
 import os
 
 import numpy as np
-import onnxruntime as ort
 import triton_python_backend_utils as pb_utils
+from engine_choice import OPENVINO, ChoiceError, choose
 
 
 class TritonPythonModel:
@@ -18,20 +20,19 @@ class TritonPythonModel:
         self.output_names = [tensor["name"] for tensor in config["output"]]
         path = os.path.join(args["model_repository"], args["model_version"], config["default_model_filename"] or "model.onnx")
         try:
-            self.session = ort.InferenceSession(path, session_options(config), providers=["CPUExecutionProvider"])
-        except Exception as error:
-            raise pb_utils.TritonModelException(
-                f"model {config['name']!r}: ONNX Runtime cannot load {path} (export the model again): {error}"
-            ) from error
+            choice = choose(config, os.environ, importlib.util.find_spec("openvino") is not None)
+        except ChoiceError as error:
+            raise pb_utils.TritonModelException(f"model {config['name']!r}: {error}") from error
+        self.engine = load(config["name"], path, choice)
         self.check_names(config["name"])
+        if args["model_instance_name"].endswith("_0"):
+            pb_utils.Logger.log_info(describe(config["name"], self.engine, choice))
 
     def check_names(self, model):
-        graph_inputs = {node.name for node in self.session.get_inputs()}
-        graph_outputs = {node.name for node in self.session.get_outputs()}
-        if set(self.input_names) != graph_inputs or not set(self.output_names) <= graph_outputs:
+        if set(self.input_names) != self.engine.inputs or not set(self.output_names) <= self.engine.outputs:
             raise pb_utils.TritonModelException(
                 f"model {model!r}: config.pbtxt names {self.input_names} -> {self.output_names}, "
-                f"the graph {sorted(graph_inputs)} -> {sorted(graph_outputs)}: export the model again"
+                f"the graph {sorted(self.engine.inputs)} -> {sorted(self.engine.outputs)}: export the model again"
             )
 
     def execute(self, requests):
@@ -42,31 +43,51 @@ class TritonPythonModel:
             return self.run_together(inputs, wanted)
         except Exception as error:  # noqa: BLE001 (whatever it is, it is answered below)
             if len(requests) == 1:
-                return [failure(error)]
+                return [self.failure(error)]
             pb_utils.Logger.log_warn(f"a batch of {len(requests)} requests failed, each is run alone: {error}")
         return [self.run_alone(arrays, names) for arrays, names in zip(inputs, wanted, strict=True)]
 
     def run_together(self, inputs, wanted):
-        names = sorted(set().union(*wanted))
-        counts = [arrays[0].shape[0] for arrays in inputs]
+        """One run; Triton copies the answers to shared memory before it calls again, so they may be views."""
+        names = [name for name in self.output_names if any(name in asked for asked in wanted)]
         feeds = {name: join([arrays[k] for arrays in inputs]) for k, name in enumerate(self.input_names)}
-        rows = dict(zip(names, self.session.run(names, feeds), strict=True))
+        rows = self.engine.run(feeds, names)
         responses, start = [], 0
-        for count, asked in zip(counts, wanted, strict=True):
-            parts = [pb_utils.Tensor(name, rows[name][start : start + count]) for name in asked]
-            responses.append(pb_utils.InferenceResponse(output_tensors=parts))
-            start += count
+        for arrays, asked in zip(inputs, wanted, strict=True):
+            end = start + arrays[0].shape[0]
+            responses.append(answer({name: rows[name][start:end] for name in asked}))
+            start = end
         return responses
 
     def run_alone(self, arrays, names):
         try:
-            (response,) = self.run_together([arrays], [names])
+            rows = self.engine.run(dict(zip(self.input_names, arrays, strict=True)), names)
         except Exception as error:  # noqa: BLE001 (whatever it is, it becomes the answer)
-            return failure(error)
-        return response
+            return self.failure(error)
+        return answer({name: np.array(rows[name]) for name in names})  # copies: the next request's run may use the same memory
+
+    def failure(self, error):
+        return pb_utils.InferenceResponse(error=pb_utils.TritonError(f"{self.engine.label}: {' '.join(str(error).split())}"))
 
     def finalize(self):
-        self.session = None
+        self.engine = None
+
+
+def load(model, path, choice):
+    """The engine on the model's file; only the one chosen is imported."""
+    module, name = ("openvino_engine", "OpenVinoEngine") if choice.engine == OPENVINO else ("runtime_engine", "RuntimeEngine")
+    engine = getattr(importlib.import_module(module), name)
+    try:
+        return engine(path, choice)
+    except Exception as error:
+        raise pb_utils.TritonModelException(
+            f"model {model!r}: {engine.label} cannot load {path} (export the model again): {error}"
+        ) from error
+
+
+def describe(model, engine, choice):
+    threads = choice.threads or "all"
+    return f"model {model!r} runs in {engine.label} {engine.version} on the CPU, threads: {threads}; chosen since {choice.reason}"
 
 
 def refuse_numpy_2():
@@ -75,18 +96,6 @@ def refuse_numpy_2():
         raise pb_utils.TritonModelException(
             f"numpy {np.__version__} in the server's environment: its tensors would arrive silently wrong; expected numpy < 2: make setup"
         )
-
-
-def session_options(config):
-    options = ort.SessionOptions()
-    options.inter_op_num_threads = 1
-    # Each model is a process here, so one model's idle threads must not spin on the cores that the next step needs
-    # (measured: 276 and 306 against 416 and 399 tiles/s of a whole ensemble on 2 cores, no loss for a single model).
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    threads = config.get("parameters", {}).get("intra_op_thread_count")
-    if threads is not None:  # else ONNX Runtime takes every core
-        options.intra_op_num_threads = int(threads["string_value"])
-    return options
 
 
 def join(arrays):
@@ -98,5 +107,5 @@ def wanted_outputs(request, output_names):
     return [name for name in output_names if name in asked]
 
 
-def failure(error):
-    return pb_utils.InferenceResponse(error=pb_utils.TritonError(f"ONNX Runtime: {error}"))
+def answer(rows):
+    return pb_utils.InferenceResponse(output_tensors=[pb_utils.Tensor(name, array) for name, array in rows.items()])

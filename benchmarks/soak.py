@@ -1,0 +1,207 @@
+"""Hours of mixed load in minutes: callers of every size at the limit, stubs and servers killed in between; memory, losses and recovery as JSON.
+
+python -m benchmarks.soak --minutes 30 --output soak.json
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import random
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import tyro
+
+from clients.errors import ClientError
+from clients.inference import TileClient
+from serving.command import FAILED, run
+from serving.embedded import EmbeddedTriton
+from serving.errors import ServingError
+from serving.processes import PROC, server_of, stubs_of
+from serving.restarts import Supervision
+
+PROGRAM = "soak"
+_IN_FLIGHT = 3
+
+
+@dataclass(frozen=True)
+class Soak:
+    """Load a server for a while, kill its parts, and measure; exits with 1 where a request was lost."""
+
+    minutes: float = 30.0
+    """How long."""
+    repository: Path = Path("model_repository")
+    """Model repository."""
+    model: tuple[str, ...] = ("demo_segment", "demo_cam")
+    """Entries; each gets a caller of its own."""
+    batches: tuple[int, ...] = (1, 3, 8, 16)
+    """Tiles per request, in turn."""
+    kills: int = 4
+    """Kills, evenly over the time; a stub and the server in turn."""
+    sample_s: float = 10.0
+    """Seconds between two looks at the memory."""
+    output: Path | None = None
+    """JSON file of the result; standard output has it in any case."""
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Resident memory in MB at one time; `server_mb` is that of Triton, `stubs_mb` that of all stubs together. `run` counts the restarts."""
+
+    time_s: float
+    run: int
+    own_mb: float
+    server_mb: float
+    stubs_mb: float
+
+
+class Caller:
+    """One client that sends batches of mixed sizes without a pause and counts its answers."""
+
+    def __init__(self, address: str, model: str, sizes: Sequence[int], stop: threading.Event, seed: int) -> None:
+        self.sent = self.answered = self.tiles = 0
+        self.error: ClientError | None = None
+        self._address, self._model, self._sizes, self._stop, self._seed = address, model, sizes, stop, seed
+        self.thread = threading.Thread(target=self._run, name=model)
+
+    def _run(self) -> None:
+        try:
+            with TileClient(self._address, self._model) as client:
+                for count, _ in client.stream(self._batches(client.contract.task.tile_px), _IN_FLIGHT):
+                    self.answered += 1
+                    self.tiles += count
+        except ClientError as error:
+            self.error = error
+
+    def _batches(self, side_px: int) -> Iterator[tuple[int, npt.NDArray[np.uint8]]]:
+        noise = np.random.default_rng(self._seed).integers(0, 256, (max(self._sizes), side_px, side_px, 3), dtype=np.uint8)
+        while not self._stop.is_set():
+            count = self._sizes[self.sent % len(self._sizes)]
+            self.sent += 1
+            yield count, noise[:count]
+
+
+def main(argv: Sequence[str]) -> int:
+    options = tyro.cli(Soak, args=argv, prog=PROGRAM)
+    return run(PROGRAM, lambda: soak(options), (ServingError, ClientError, OSError))
+
+
+def soak(options: Soak) -> int:
+    logging.basicConfig(format=f"{PROGRAM}: %(asctime)s %(message)s", level=logging.WARNING)
+    stop, samples = threading.Event(), list[Sample]()
+    supervision = Supervision(restarts=options.kills + 5, within_s=60 * options.minutes + 60, waits_s=(0.0,))
+    with EmbeddedTriton(options.repository, options.model, supervision=supervision) as server:
+        callers = [
+            Caller(server.address, model, options.batches, stop, options.seed + number) for number, model in enumerate(options.model)
+        ]
+        for caller in callers:
+            caller.thread.start()
+        try:
+            watch(options, server, callers, samples)
+        finally:
+            stop.set()
+            for caller in callers:
+                caller.thread.join()
+        result = report(options, server, callers, samples)
+    text = json.dumps(result, indent=2)
+    print(text)
+    if options.output is not None:
+        options.output.parent.mkdir(parents=True, exist_ok=True)
+        options.output.write_text(text + "\n", encoding="utf-8")
+    for caller in callers:
+        if caller.error is not None:
+            print(f"{PROGRAM}: {caller.error}", file=sys.stderr)
+    return FAILED if result["lost"] else 0
+
+
+def watch(options: Soak, server: EmbeddedTriton, callers: Sequence[Caller], samples: list[Sample]) -> None:
+    """Until the time is over, or a caller has lost a request: look at the memory, and kill when a kill is due."""
+    choose = random.Random(options.seed)
+    start_s, killed = time.monotonic(), 0
+    while (passed_s := time.monotonic() - start_s) < 60 * options.minutes and all(caller.error is None for caller in callers):
+        server.require_running()
+        if killed < options.kills and passed_s >= 60 * options.minutes * (killed + 1) / (options.kills + 1):
+            if kill(server, stub=killed % 2 == 0, choose=choose):
+                killed += 1
+        elif len(server.restarts) == killed:  # while it starts, its memory says nothing
+            sample = measure(server, passed_s)
+            if sample is not None:
+                samples.append(sample)
+                print(
+                    f"{PROGRAM}: {passed_s:5.0f} s  own {sample.own_mb:.0f} MB, Triton {sample.server_mb:.0f} MB, stubs {sample.stubs_mb:.0f} MB, "
+                    f"{sum(caller.tiles for caller in callers)} tiles",
+                    file=sys.stderr,
+                )
+        time.sleep(options.sample_s)
+
+
+def kill(server: EmbeddedTriton, stub: bool, choose: random.Random) -> bool:
+    """kill -9; False where there is nothing to kill at the moment."""
+    try:
+        triton = server_of(server.pid)
+    except ServingError:
+        return False
+    stubs = () if triton is None else stubs_of(triton.pid)
+    if triton is None or not stubs:
+        return False
+    os.kill(choose.choice(stubs).pid if stub else triton.pid, signal.SIGKILL)
+    return True
+
+
+def measure(server: EmbeddedTriton, time_s: float) -> Sample | None:
+    """None where a process ended meanwhile."""
+    try:
+        triton = server_of(server.pid)
+        if triton is None:
+            return None
+        stubs_mb = sum(resident_mb(stub.pid) for stub in stubs_of(triton.pid))
+        return Sample(round(time_s, 1), len(server.restarts), resident_mb(os.getpid()), resident_mb(triton.pid), round(stubs_mb, 1))
+    except (OSError, ServingError):
+        return None
+
+
+def resident_mb(pid: int) -> float:
+    """Resident memory without what it shares by files in memory: the tensors in /dev/shm would count in both processes."""
+    fields = dict(line.split(":", 1) for line in (PROC / str(pid) / "status").read_text().splitlines())
+    return round(int(fields["RssAnon"].split()[0]) / 1024, 1)
+
+
+def report(options: Soak, server: EmbeddedTriton, callers: Sequence[Caller], samples: Sequence[Sample]) -> dict[str, object]:
+    sent, answered = sum(caller.sent for caller in callers), sum(caller.answered for caller in callers)
+    return {
+        "command": f"python -m benchmarks.soak --minutes {options.minutes:g} --kills {options.kills} --model {' '.join(options.model)}",
+        "triton": server.snapshot().version,
+        "minutes": options.minutes,
+        "requests": sent,
+        "answered": answered,
+        "lost": sent - answered,
+        "tiles": sum(caller.tiles for caller in callers),
+        "restarts": [asdict(restart) for restart in server.restarts],
+        "mb_per_hour": {name: slope_per_hour(samples, name) for name in ("own_mb", "server_mb", "stubs_mb")},
+        "samples": [asdict(sample) for sample in samples],
+    }
+
+
+def slope_per_hour(samples: Sequence[Sample], name: str) -> float | None:
+    """Least squares over the second half of the longest time without a restart, when caches are filled; None for fewer than four samples."""
+    runs = [[sample for sample in samples if sample.run == run] for run in {sample.run for sample in samples}]
+    longest = max(runs, key=len, default=[])
+    late = longest[len(longest) // 2 :]
+    if len(late) < 4:
+        return None
+    slope, _ = np.polyfit([sample.time_s for sample in late], [getattr(sample, name) for sample in late], 1)
+    return round(float(slope) * 3600, 1)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,51 @@
+"""Which model a run uses and how it is reached, as a value that other processes can be given. Knows no slide."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from serving.entry import entry_of
+
+from .inference import TileClient
+from .segment import SlideModel
+
+EngineName = Literal["triton", "local", "local-onnxruntime", "local-openvino"]
+
+
+@dataclass(frozen=True)
+class ModelSource:
+    """Where answers come from.
+
+    Attributes:
+        engine: a server; or this process, with what the embedded server would choose, or ONNX Runtime, or OpenVINO.
+        model: as the user calls it.
+        address: of the server, "host:port"; of no account for the others.
+        repository: that a model in this process is read from.
+    """
+
+    engine: EngineName
+    model: str
+    address: str
+    repository: Path
+
+
+@contextmanager
+def open_model(source: ModelSource) -> Iterator[SlideModel]:
+    """The model, until the block ends.
+
+    Raises:
+        ClientError: no server, not the model, or not the package that runs it here.
+        ServingError: the repository lacks the model.
+    """
+    if source.engine == "triton":
+        with TileClient(source.address, entry_of(source.model)) as client:
+            yield client
+    else:
+        from .local_model import LocalModel, RuntimeName  # ONNX Runtime and OpenVINO are wanted here alone
+
+        runtimes: dict[str, RuntimeName] = {"local-onnxruntime": "onnxruntime", "local-openvino": "openvino"}
+        yield LocalModel(source.repository, entry_of(source.model), runtimes.get(source.engine))

@@ -1,0 +1,97 @@
+"""The backend's two engines on the miniature's network: same values, and the settings that they were asked for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+
+from serving.contract import LABELS, PROBABILITIES, TILE
+
+from . import tiny_release as tiny
+from .backend import backend_module
+
+Choice = backend_module("engine_choice").Choice
+RuntimeEngine = backend_module("runtime_engine").RuntimeEngine
+openvino_engine = backend_module("openvino_engine")
+OpenVinoEngine = openvino_engine.OpenVinoEngine
+EXPECTED = {LABELS: tiny.net_labels, PROBABILITIES: tiny.net_probabilities}
+SUBSETS = [[LABELS], [PROBABILITIES], [LABELS, PROBABILITIES]]
+
+
+def choice(threads: int = 1, level: int = 0) -> Any:
+    return Choice("", "", threads=threads, inter_op_threads=1, graph_level=level)
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory: pytest.TempPathFactory) -> str:
+    file = tmp_path_factory.mktemp("engines") / "model.onnx"
+    onnx.save(tiny.net_graph(), file)
+    return str(file)
+
+
+@pytest.fixture(params=["runtime", "openvino"])
+def engine(request: pytest.FixtureRequest, path: str) -> Any:
+    return (RuntimeEngine if request.param == "runtime" else OpenVinoEngine)(path, choice())
+
+
+@pytest.mark.parametrize("names", SUBSETS, ids="+".join)
+def test_each_subset_of_the_outputs_at_changing_batches(engine: Any, names: list[str]) -> None:
+    assert (engine.inputs, engine.outputs) == ({TILE}, {LABELS, PROBABILITIES})
+    for count in (3, 1, 5, 3):
+        tiles = tiny.random_tiles(count, seed=count)
+        rows = engine.run({TILE: tiles}, names)
+        assert list(rows) == names
+        for name in names:
+            np.testing.assert_array_equal(rows[name], EXPECTED[name](tiles))
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("kind", [RuntimeEngine, OpenVinoEngine], ids=["runtime", "openvino"])
+def test_a_failed_run_is_an_error_and_does_not_spoil_the_next(path: str, kind: Any, threads: int) -> None:
+    """With one thread OpenVINO's infer() swallows the error and gives the rows of the run before; with two, all further runs fail."""
+    engine = kind(path, choice(threads))
+    good, bad = tiny.random_tiles(2, seed=1), tiny.random_tiles(2, seed=2)
+    bad[1, 3, 3, 0] = tiny.MAX_RED + 1
+    for _ in range(2):
+        np.testing.assert_array_equal(engine.run({TILE: good}, [LABELS])[LABELS], tiny.net_labels(good))
+        with pytest.raises(Exception, match=r"(?s)Add|sloped"):
+            engine.run({TILE: bad}, [LABELS])
+
+
+def test_a_foreign_file_is_an_error_at_load(tmp_path: Path) -> None:
+    (tmp_path / "model.onnx").write_bytes(b"not a graph")
+    for kind in (RuntimeEngine, OpenVinoEngine):
+        with pytest.raises(Exception, match=r"model\.onnx"):
+            kind(str(tmp_path / "model.onnx"), choice())
+
+
+def test_openvino_runs_in_float32_with_the_threads_it_is_given(path: str) -> None:
+    compiled = OpenVinoEngine(path, choice(threads=2)).request_for(frozenset([LABELS]))[1].get_compiled_model()
+    assert compiled.get_property("INFERENCE_NUM_THREADS") == 2
+    assert compiled.get_property("NUM_STREAMS") == 1
+    assert compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name() == "f32"
+    assert compiled.get_property("ENABLE_CPU_PINNING") is False
+    assert [port.get_any_name() for port in compiled.outputs] == [LABELS]
+
+
+def test_sets_of_outputs_beyond_a_few_share_the_whole_graph(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(openvino_engine, "MAX_COMPILED", 1)
+    engine, tiles = OpenVinoEngine(path, choice()), tiny.random_tiles(2, seed=3)
+    for name in (LABELS, PROBABILITIES):
+        np.testing.assert_array_equal(engine.run({TILE: tiles}, [name])[name], EXPECTED[name](tiles))
+    assert engine.compiled.keys() == {frozenset([LABELS]), frozenset([LABELS, PROBABILITIES])}
+
+
+@pytest.mark.parametrize(
+    ("level", "name"), [(-1, "ORT_ENABLE_BASIC"), (0, "ORT_ENABLE_ALL"), (1, "ORT_ENABLE_EXTENDED"), (2, "ORT_DISABLE_ALL")]
+)
+def test_onnx_runtime_gets_threads_and_tritons_graph_level(path: str, level: int, name: str) -> None:
+    options = RuntimeEngine(path, choice(threads=2, level=level)).session.get_session_options()
+    assert options.intra_op_num_threads == 2
+    assert options.inter_op_num_threads == 1
+    assert options.graph_optimization_level.name == name
+    assert options.get_session_config_entry("session.intra_op.allow_spinning") == "0"
