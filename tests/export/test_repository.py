@@ -23,6 +23,7 @@ from export.removal import remove
 from export.repository import current_release, digests_of, get_release, publish, releases, roll_back
 from export.targets import GpuTarget
 from serving.background import background_mask
+from serving.canary import TOLERANCE
 from serving.check import check_repository, entry_names, model_names
 from serving.contract import BACKGROUND, CAM, IMAGE, LABELS, PROBABILITIES, SCORES, TILE, Kind
 from serving.errors import RepositoryError
