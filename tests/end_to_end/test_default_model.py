@@ -6,9 +6,13 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
+import onnx
 import pytest
 
 from clients.inference import TileClient
+from export.card import damaged_files
+from export.repository import digests_of, releases
+from export.tensorrt_rules import check_tensorrt
 from serving.embedded import EmbeddedTriton
 from serving.tasks import get_task
 
@@ -38,6 +42,14 @@ def test_both_networks_fit_into_25_mb() -> None:
     networks = list(REPOSITORY.glob("default_r*_net/1/model.onnx"))
     assert len(networks) == 2
     assert sum(path.stat().st_size for path in networks) < 25 * 2**20
+
+
+def test_its_graphs_are_whole_and_for_every_target() -> None:
+    """Files as they were published, and nothing that TensorRT would refuse."""
+    (release,) = releases(REPOSITORY, "default")
+    assert damaged_files(REPOSITORY, digests_of(REPOSITORY, release)) == []
+    for kind in ("segment", "cam"):
+        check_tensorrt(onnx.load(REPOSITORY / f"{release.prefix}_{kind}_net" / "1" / "model.onnx"))
 
 
 def test_its_card_is_beside_it() -> None:

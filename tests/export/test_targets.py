@@ -123,12 +123,11 @@ def test_a_target_changes_neither_tensors_nor_ensembles(target: Target, kind: Ki
 
 @pytest.mark.parametrize("kind", ["segment", "cam"])
 def test_the_default_target_is_what_the_shipped_release_has(kind: Kind) -> None:
-    contract = contract_of(read_config(DEFAULT_RELEASE / f"default_r1_{kind}"))
-    layout = kind_layout("default_r1", kind, contract.task, contract.method, contract.cell_px)
-    # It was exported before networks had a limited queue and the combine graph its engine.
-    assert dataclasses.replace(layout.net, max_queue_size=None) == read_config(DEFAULT_RELEASE / layout.net.name)
+    contract = contract_of(read_config(DEFAULT_RELEASE / f"default_r2_{kind}"))
+    layout = kind_layout("default_r2", kind, contract.task, contract.method, contract.cell_px)
+    assert layout.net == read_config(DEFAULT_RELEASE / layout.net.name)
     assert layout.labels is not None
-    assert dataclasses.replace(layout.labels, parameters={}) == read_config(DEFAULT_RELEASE / layout.labels.name)
+    assert layout.labels == read_config(DEFAULT_RELEASE / layout.labels.name)
 
 
 def test_a_queue_needs_a_batcher() -> None:
