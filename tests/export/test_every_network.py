@@ -25,7 +25,7 @@ TILES = tissue_like(8, seed=3, tile_px=TILE_PX)
 SWIN, SWIN_2, CONVNEXT = "swin_tiny_patch4_window7_224", "swinv2_tiny_window8_256", "convnext_atto"
 
 SEGMENTERS = {
-    "convnext, mask2former": SegmenterConfig(CONVNEXT, (0, 1, 2, 3), 4, 32, "mask2former", image_px=TILE_PX),
+    "convnext, mask2former": SegmenterConfig(CONVNEXT, (0, 1, 2, 3), 4, 32, "mask2former", image_px=TILE_PX, decoder_layers=1),
     "swin, fpn": SegmenterConfig(SWIN, (0, 1, 2), 4, 32, image_px=TILE_PX),
     "resnet50, unet++": SegmenterConfig("resnet50", (0, 1, 2, 3), 4, 16, "unetplusplus", image_px=TILE_PX, has_background=False),
     "resnet38, pspnet": SegmenterConfig("resnet38", (2,), 4, 16, "pspnet", image_px=TILE_PX, has_background=False),
