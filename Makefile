@@ -1,10 +1,11 @@
 # setup  both environments: .venv (ours) and .triton (the embedded server's own, numpy < 2)
 # demo   the whole way on generated tissue; check  linters and types; test  every test there is on this machine
 # soak   half an hour of mixed load with killed processes: memory, lost requests, recovery times
+# api    write clients/API.md anew from the model repository
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: setup demo test check unit soak clean
+.PHONY: setup demo test check unit soak api clean
 
 setup: .venv/.done .triton/.done
 
@@ -47,6 +48,9 @@ test: setup
 
 soak: setup
 	$(BIN)/python -m benchmarks.soak --minutes 30 --output out/soak.json
+
+api: setup
+	$(BIN)/python -m clients.api_page
 
 clean:
 	rm -rf demo out .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

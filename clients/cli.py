@@ -33,6 +33,7 @@ from .segment import SegmentOptions, check_slide
 from .slide_list import SlideEntry, find_slides
 from .summary import SlideOutcome, as_entry, versions, write_batch
 from .tiling import make_grid
+from .tls_files import TlsFiles
 
 PROGRAM = "histoserve segment"
 
@@ -54,6 +55,12 @@ class SegmentConfig:
     """The served model: NAME_segment, NAME_cam, or NAME for its segmenter."""
     server: str | None = None
     """Address of a Triton, host:port; without it the embedded one is started on --repository, and stopped afterwards."""
+    tls_ca: Path | None = None
+    """PEM: authority of the server's certificate, or that itself. With any of these three flags the connection to --server is encrypted."""
+    tls_cert: Path | None = None
+    """PEM: your own certificate, where the server asks for one (mutual TLS)."""
+    tls_key: Path | None = None
+    """PEM: its key."""
     engine: EngineName = "triton"
     """What computes: a Triton server; or this process, without a server: local = what the embedded Triton would choose, or one by name."""
     repository: Path = Path("model_repository")
@@ -63,7 +70,7 @@ class SegmentConfig:
     overlap: float = 0.125
     """Share of a tile's side that neighboring tiles have in common, 0 … 0.75; more is smoother and slower."""
     batch: int | None = None
-    """Tiles per request; without it as many as the model takes."""
+    """Tiles per request, at most what the model takes; without it 16."""
     in_flight: int = 4
     """Requests on the way at a time."""
     jobs: int = 1
@@ -107,11 +114,17 @@ class SegmentConfig:
             f"--jobs {self.jobs}: expected at least 1": self.jobs < 1,
             "SLIDE: expected different file names, since each names its mask": len(names) < len(set(self.slides)),
             f"--server {self.server}: expected none with --engine {self.engine}": self.server is not None and self.engine != "triton",
+            "--tls-ca, --tls-cert, --tls-key: expected --server with them": bool(self.tls.channel) and self.server is None,
         }
         for problem, is_there in problems.items():
             if is_there:
                 raise ValueError(problem)
         _ = self.outputs
+
+    @property
+    def tls(self) -> TlsFiles:
+        """For the server; raises ValueError where files are missing."""
+        return TlsFiles(self.tls_ca, self.tls_cert, self.tls_key)
 
     @property
     def outputs(self) -> OutputOptions:
@@ -213,7 +226,7 @@ def _drop_unusable(entries: Sequence[SlideEntry], config: SegmentConfig, outcome
 
 @contextmanager
 def _source(config: SegmentConfig, console: Console) -> Iterator[ModelSource]:
-    source = ModelSource(config.engine, config.model, config.server or "", config.repository)
+    source = ModelSource(config.engine, config.model, config.server or "", config.repository, config.tls)
     if config.engine != "triton" or config.server is not None:
         yield source
         return

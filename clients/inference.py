@@ -1,4 +1,4 @@
-"""Tiles to a served model and back, a bounded number of batches in flight. The only module that imports tritonclient."""
+"""Tiles to a served model and back, a bounded number of batches in flight. For callers: `tile_client.py`."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from tritonclient.utils import InferenceServerException
 from serving.contract import CAM, PROBABILITIES, SCORES, TILE, Contract, ContractError
 
 from .errors import ServerError
+from .tls_files import TlsFiles
 
 Tag = TypeVar("Tag")
 Outputs = dict[str, npt.NDArray[Any]]
@@ -31,6 +32,7 @@ CHANNEL_ARGS = [
     ("grpc.max_reconnect_backoff_ms", 2_000),
     ("grpc.enable_http_proxy", 0),
 ]
+_NO_TLS = TlsFiles()
 _CONNECT_S = 10.0
 _RETRY_WAITS_S = (0.25, 0.5, 1, 2, 4, 8, 8, 8, 8, 8)  # a server that restarts is back within these
 _log = logging.getLogger(__name__)
@@ -51,6 +53,7 @@ class TileClient:
     Args:
         address: of the server's gRPC, "host:port".
         model: the callers' entry, e.g. "demo_segment".
+        tls: encrypts the connection; the server's certificate must name the address's host.
 
     Attributes:
         engine: the server's version and what its steps run in, e.g. "triton 2.51.0: onnxruntime".
@@ -59,11 +62,11 @@ class TileClient:
         ServerError: nothing answers there, or the model is not served or not ours.
     """
 
-    def __init__(self, address: str, model: str) -> None:
+    def __init__(self, address: str, model: str, tls: TlsFiles = _NO_TLS) -> None:
         self.address = address
         self.model = model
         self._has_given_up = threading.Event()
-        self._client = grpcclient.InferenceServerClient(address, channel_args=CHANNEL_ARGS)
+        self._client = grpcclient.InferenceServerClient(address, channel_args=CHANNEL_ARGS, **tls.channel)
         try:
             self.max_batch, self.contract = self._read_contract()
             self.engine = self._read_engine()
@@ -129,9 +132,11 @@ class TileClient:
             try:
                 return self._check(answer.result(), len(sent.tiles))
             except InferenceServerException as error:
-                if wait_s is None or self._has_given_up.is_set() or not _is_temporary(error):
-                    raise ServerError(f"{self.address}: model {self.contract.slide_model!r} failed on a batch: {_reason(error)}") from error
-                _log.warning("%s: %s; the batch is sent again in %.3g s", self.address, _reason(error), wait_s)
+                if wait_s is None or self._has_given_up.is_set() or not is_temporary(error):
+                    raise ServerError(
+                        f"{self.address}: model {self.contract.slide_model!r} failed on a batch: {reason_of(error)}"
+                    ) from error
+                _log.warning("%s: %s; the batch is sent again in %.3g s", self.address, reason_of(error), wait_s)
                 self._has_given_up.wait(wait_s)
                 answer = self._send(sent.tiles)
         raise AssertionError("unreachable: the last try returns or raises")
@@ -157,13 +162,13 @@ class TileClient:
             self._wait_live()
             config = self._client.get_model_config(self.model, client_timeout=_CONNECT_S).config
         except InferenceServerException as error:
-            if _is_temporary(error):
+            if is_temporary(error):
                 raise ServerError(
-                    f"{self.address}: expected a Triton server, none answers ({_reason(error)}): start one with "
-                    "`histoserve serve`, or leave out --server"
+                    f"{self.address}: expected a Triton server, none answers ({reason_of(error)}): start one with "
+                    "`histoserve serve`, or leave out --server; where it speaks TLS, give --tls-ca (and --tls-cert, --tls-key where it asks for yours)"
                 ) from error
             raise ServerError(
-                f"{self.address}: expected the model {self.model!r}, the server has none ready: {_reason(error)}: "
+                f"{self.address}: expected the model {self.model!r}, the server has none ready: {reason_of(error)}: "
                 "check --model, or serve it with `histoserve serve --model`"
             ) from error
         try:
@@ -179,7 +184,7 @@ class TileClient:
             configs = [self._client.get_model_config(name, client_timeout=_CONNECT_S).config for name in steps] or [slide]
         except InferenceServerException as error:
             raise ServerError(
-                f"{self.address}: expected the slide model {self.contract.slide_model!r} with its steps, got {_reason(error)}: "
+                f"{self.address}: expected the slide model {self.contract.slide_model!r} with its steps, got {reason_of(error)}: "
                 "serve the whole release with `histoserve serve --model`"
             ) from error
         return f"{metadata.name.split('-')[0]} {metadata.version}: {', '.join(config.backend or config.platform for config in configs)}"
@@ -190,7 +195,7 @@ class TileClient:
             raise ServerError(f"{self.address}: the server answers that it is not live: look at its log")
 
 
-def _is_temporary(error: InferenceServerException) -> bool:
+def is_temporary(error: InferenceServerException) -> bool:
     """A full queue, a lost connection, or a server that is stopping or lost a python stub: its supervisor starts it again.
 
     Triton 2.51 tells of the stub with INTERNAL, of its own unloading with NOT_FOUND, and of a restricted protocol with UNAVAILABLE.
@@ -202,5 +207,5 @@ def _is_temporary(error: InferenceServerException) -> bool:
     return (is_away and "restricted" not in message) or is_stopping or has_lost_stub
 
 
-def _reason(error: InferenceServerException) -> str:
+def reason_of(error: InferenceServerException) -> str:
     return " ".join((error.message() or str(error)).split())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -12,6 +12,7 @@ from serving.entry import entry_of
 
 from .inference import TileClient
 from .segment import SlideModel
+from .tls_files import TlsFiles
 
 EngineName = Literal["triton", "local", "local-onnxruntime", "local-openvino"]
 
@@ -25,12 +26,14 @@ class ModelSource:
         model: as the user calls it.
         address: of the server, "host:port"; of no account for the others.
         repository: that a model in this process is read from.
+        tls: for the server.
     """
 
     engine: EngineName
     model: str
     address: str
     repository: Path
+    tls: TlsFiles = field(default_factory=TlsFiles)
 
 
 @contextmanager
@@ -42,7 +45,7 @@ def open_model(source: ModelSource) -> Iterator[SlideModel]:
         ServingError: the repository lacks the model.
     """
     if source.engine == "triton":
-        with TileClient(source.address, entry_of(source.model)) as client:
+        with TileClient(source.address, entry_of(source.model), source.tls) as client:
             yield client
     else:
         from .local_model import LocalModel, RuntimeName  # ONNX Runtime and OpenVINO are wanted here alone

@@ -86,14 +86,14 @@ def find_outlines(corners: Corners) -> Iterator[Outline]:
     """
     rings = [part for ring in _walk(corners) for part in _split(ring)]
     areas = [_signed_area(ring) for ring in rings]
-    exteriors = [ring for ring, area in zip(rings, areas, strict=True) if area > 0]
-    holes = [ring for ring, area in zip(rings, areas, strict=True) if area < 0]
-    owners = _owners(exteriors, holes)
-    inside: list[list[Points]] = [[] for _ in exteriors]
+    exteriors = [(ring, area) for ring, area in zip(rings, areas, strict=True) if area > 0]
+    holes = [(ring, area) for ring, area in zip(rings, areas, strict=True) if area < 0]
+    owners = _owners([ring for ring, _ in exteriors], [ring for ring, _ in holes])
+    inside: list[list[tuple[Points, int]]] = [[] for _ in exteriors]
     for hole, owner in zip(holes, owners, strict=True):
         inside[owner].append(hole)
-    for exterior, its_holes in zip(exteriors, inside, strict=True):
-        yield Outline(exterior, tuple(its_holes), _signed_area(exterior) + sum(map(_signed_area, its_holes)))
+    for (exterior, area_px), its_holes in zip(exteriors, inside, strict=True):
+        yield Outline(exterior, tuple(ring for ring, _ in its_holes), area_px + sum(area for _, area in its_holes))
 
 
 def _collect(parts: list[list[Corners]], window: npt.NDArray[np.uint8], top: int) -> int:
@@ -193,7 +193,8 @@ def _split(ring: Points) -> Iterator[Points]:
 def _signed_area(ring: Points) -> int:
     """Pixels inside, negative for a hole."""
     x, y = ring[:, 0], ring[:, 1]
-    return int(np.dot(x, np.roll(y, -1)) - np.dot(y, np.roll(x, -1))) // 2
+    twice = np.dot(x[:-1], y[1:]) - np.dot(y[:-1], x[1:]) + x[-1] * y[0] - y[-1] * x[0]
+    return int(twice) // 2
 
 
 def _owners(exteriors: list[Points], holes: list[Points]) -> list[int]:

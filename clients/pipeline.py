@@ -25,7 +25,6 @@ from .turn import InTurn
 Progress = Callable[[int, int], None]  # tiles done, tiles in all
 State = dict[str, npt.NDArray[Any]]  # what a later run needs to go on; names and arrays
 Tag = TypeVar("Tag")
-_NO_RULE_GRAY = 256.0
 
 
 class TileModel(Protocol):
@@ -180,14 +179,15 @@ def _answers(
 def _read_batches(
     plan: Plan, places: Sequence[Place], contract: Contract, size: int
 ) -> Iterator[tuple[list[_Tile], npt.NDArray[np.uint8]]]:
-    rule = contract.task.background
-    gray_above = rule.gray_above if rule else _NO_RULE_GRAY
+    rule, side = contract.task.background, contract.task.tile_px
     waiting = iter(places)
     while batch := list(itertools.islice(waiting, size)):
-        corners = ([plan.grid.origin_c(index) * plan.grid.cell_px for index in place] for place in batch)
-        rgb = np.stack([plan.read_tile(x_m, y_m) for y_m, x_m in corners])
-        bright = to_gray(rgb) > gray_above
-        tiles = [_Tile(place, mask) for place, mask in zip(batch, bright, strict=True)]
-        if plan.pad and len(batch) < size:
-            rgb = np.concatenate([rgb, np.repeat(rgb[-1:], size - len(batch), axis=0)])
-        yield tiles, rgb
+        rgb = np.empty((size if plan.pad else len(batch), side, side, 3), dtype=np.uint8)
+        bright = np.zeros((len(batch), side, side), dtype=np.bool_)
+        for index, (row, column) in enumerate(batch):
+            y_m, x_m = (plan.grid.origin_c(number) * plan.grid.cell_px for number in (row, column))
+            rgb[index] = plan.read_tile(x_m, y_m)
+            if rule is not None:  # tile by tile: its grays stay in the processor's cache
+                bright[index] = to_gray(rgb[index]) > rule.gray_above
+        rgb[len(batch) :] = rgb[len(batch) - 1]
+        yield [_Tile(place, mask) for place, mask in zip(batch, bright, strict=True)], rgb

@@ -9,13 +9,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from serving.background import area_fraction, keep_large
 from serving.contract import BACKGROUND_INDEX, Contract
-from serving.probabilities import add_background, labels_from_levels, upsample
+from serving.probabilities import add_background, upsample
 
 from .blend import CellRows, unpack
+from .cell_labels import covered_share, labels_of_cells
+from .large_components import keep_large_components
 
-_CHUNK_C = 32  # rows of cells upsampled at a time: the upsampled evidence of a whole strip would be gigabytes
+_CHUNK_C = 32  # rows of cells of a CAM upsampled at a time: the upsampled evidence of a whole strip would be gigabytes
 
 
 class StripMaker:
@@ -105,7 +106,7 @@ class StripMaker:
         if self.contract.task.background is None:
             return np.zeros_like(bright[rows, columns])
         left_px = max(0, columns.start - self._min_size_px)
-        kept = keep_large(bright[:, left_px : columns.stop + self._min_size_px], self._min_size_px)
+        kept = keep_large_components(bright[:, left_px : columns.stop + self._min_size_px], self._min_size_px)
         return kept[rows, columns.start - left_px : columns.stop - left_px]
 
 
@@ -165,14 +166,8 @@ def _segment_labels(
     """What the served `<m>_segment_labels` graph says: background by area fraction on the cells, quantized, upsampled, argmax."""
     probabilities = np.where(covered, evidence, np.float32(0))
     probabilities[0][~covered] = 1
-    levels = add_background(probabilities, area_fraction(background, cell_px))
-    parts = []
-    for first_c in range(start_c, end_c, _CHUNK_C):
-        last_c = min(first_c + _CHUNK_C, end_c)
-        low_c, high_c = max(0, first_c - 1), min(levels.shape[1], last_c + 1)
-        labels = labels_from_levels(levels[:, low_c:high_c], cell_px)
-        parts.append(labels[(first_c - low_c) * cell_px : (last_c - low_c) * cell_px])
-    return np.concatenate(parts)
+    levels = add_background(probabilities, covered_share(background, cell_px))
+    return labels_of_cells(levels, cell_px)[start_c * cell_px : end_c * cell_px]
 
 
 def _cam_labels(

@@ -35,7 +35,7 @@ class Tally:
     def add(self, y_m: int, labels: npt.NDArray[np.uint8]) -> None:
         """A strip of whole rows that starts at model row `y_m`."""
         self._small.add(y_m, labels)
-        self.counts += np.bincount(labels.ravel(), minlength=len(self.counts))
+        self.counts += [np.count_nonzero(labels == label) for label in range(len(self.counts))]
 
     def state(self) -> dict[str, npt.NDArray[Any]]:
         """What a later run needs to go on after these strips."""

@@ -77,6 +77,8 @@ def test_says_in_one_line_what_is_wrong(server: FakeTriton, slide: Path, tmp_pat
         (["--batch", "0"], "--batch 0: expected at least 1"),
         (["--jobs", "0"], "--jobs 0: expected at least 1"),
         (["--engine", "local", "--server", "a:1"], "--server a:1: expected none with --engine local"),
+        (["--tls-ca", __file__], "--tls-ca, --tls-cert, --tls-key: expected --server with them"),
+        (["--server", "a:1", "--tls-key", __file__], "--tls-key: expected --tls-cert with it, got none"),
         (["--in-flight", "0"], "--in-flight 0: expected at least 1"),
         (["elsewhere/s.tiff"], "expected different file names"),
         (["--nonsense"], "--nonsense"),

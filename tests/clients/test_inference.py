@@ -12,7 +12,8 @@ from tritonclient.utils import InferenceServerException
 
 import clients.inference
 from clients.errors import ServerError
-from clients.inference import TileClient, _is_temporary
+from clients.inference import TileClient
+from clients.inference import is_temporary as told_as_temporary
 from serving.contract import CAM, PROBABILITIES, SCORES
 from serving.port import free_port
 
@@ -160,4 +161,4 @@ def test_refuses_a_model_that_is_not_ours() -> None:
 )
 def test_what_a_server_says_that_is_about_to_be_started_again(status: str, message: str, is_temporary: bool) -> None:
     """The words are those of Triton 2.51 when a stub or the server was killed, or told to stop, under load."""
-    assert _is_temporary(InferenceServerException(message, status=status)) is is_temporary
+    assert told_as_temporary(InferenceServerException(message, status=status)) is is_temporary
