@@ -36,15 +36,15 @@ VARIANTS: dict[str, Variant] = {
     "mlps": Variant(("--method", "mlps", "--cam.kind", "grad_cam", "--cam-levels", "2", "1")),
     "oeem": Variant(("--pscl.weight", "0", "--segment.loss", "easy_examples"), like="classification"),
     # PistoSeg, table 3: which losses the refinement has.
-    "pistoseg-cons": Variant(("--no-refine.cls", "--no-refine.cross"), "pistoseg", "pistoseg"),
-    "pistoseg-cons-cross": Variant(("--no-refine.cls",), "pistoseg", "pistoseg"),
-    "pistoseg-cls-cons": Variant(("--no-refine.cross",), "pistoseg", "pistoseg"),
-    "pistoseg-cls-cross": Variant(("--no-refine.cons",), "pistoseg", "pistoseg"),
+    "pistoseg-cons": Variant(("--refine.no-cls", "--refine.no-cross"), "pistoseg", "pistoseg"),
+    "pistoseg-cons-cross": Variant(("--refine.no-cls",), "pistoseg", "pistoseg"),
+    "pistoseg-cls-cons": Variant(("--refine.no-cross",), "pistoseg", "pistoseg"),
+    "pistoseg-cls-cross": Variant(("--refine.no-cons",), "pistoseg", "pistoseg"),
     # ARML, table 2: which of its parts are there.
-    "arml-baseline": Variant(("--no-relocalize", "--no-mutual.voting", "--mutual.relation", "none"), "arml", "classification"),
-    "arml-ars": Variant(("--no-mutual.voting", "--mutual.relation", "none"), "arml", "arml"),
+    "arml-baseline": Variant(("--no-relocalize", "--mutual.no-voting", "--mutual.relation", "none"), "arml", "classification"),
+    "arml-ars": Variant(("--mutual.no-voting", "--mutual.relation", "none"), "arml", "arml"),
     "arml-ars-swv": Variant(("--mutual.relation", "none"), "arml", "arml"),
-    "arml-ars-srm": Variant(("--no-mutual.voting",), "arml", "arml"),
+    "arml-ars-srm": Variant(("--mutual.no-voting",), "arml", "arml"),
     "supervised": Variant(("--supervised",)),
 }
 

@@ -9,18 +9,22 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tyro
 
 import benchmarks.study
 import histoserve
+import training.cli
 from benchmarks.errors import CommandError, EvaluationError
 from benchmarks.own_command import ask_histoserve, run_histoserve
 from benchmarks.study import StudyConfig, _recipe_of, run_study
-from benchmarks.study_plan import ROWS
+from benchmarks.study_plan import ROWS, VARIANTS
 from benchmarks.study_table import render_table
 from serving.tasks import get_task
 from training.patches import save_mask
+from training.recipe import expand_recipes
 from training.tissue.patch import draw_labels
 from training.tissue.render import render
+from training.train_config import TrainConfig
 
 pytestmark = pytest.mark.slow
 
@@ -159,3 +163,15 @@ def test_a_method_s_recipe_lies_beside_the_study_s(tmp_path: Path) -> None:
 def test_an_unknown_variant_is_named(tmp_path: Path) -> None:
     with pytest.raises(EvaluationError, match=r"expected some of classification, pscl, .*, got pcsl"):
         StudyConfig(data=tmp_path, output=tmp_path, recipe=tmp_path, variants=("pscl", "pcsl"))
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_every_variant_is_a_command_that_train_understands(name: str) -> None:
+    """Its recipe and flags parse, and say something else than the recipe alone."""
+    variant = VARIANTS[name]
+    recipe = Path(training.cli.__file__).parent / "recipes" / f"demo-small_{variant.method or 'pscl'}.toml"
+    plain, config = (
+        tyro.cli(TrainConfig, args=expand_recipes([f"@{recipe}", "--data", "data", "--output", "out", *flags]))
+        for flags in ((), variant.flags)
+    )
+    assert (config != plain) == bool(variant.flags)
