@@ -102,17 +102,18 @@ def test_ctrl_c_ends_with_130_and_one_line_and_the_same_command_goes_on(
 ) -> None:
     out = tmp_path / "out"
     answer: Callable[..., Any] = server._answer
-    main_thread, is_told = threading.get_ident(), threading.Event()
-    server.delay_s = lambda number: 0.02
+    main_thread, is_told, is_over = threading.get_ident(), threading.Event(), threading.Event()
 
     def interrupting(*arguments: Any) -> Any:
         if not is_told.is_set():
             is_told.set()
             signal.pthread_kill(main_thread, signal.SIGINT)
+        is_over.wait(0.5)  # until the command has seen the signal, however busy the machine: the slides must not end before
         return answer(*arguments)
 
     server._answer = interrupting  # type: ignore[assignment, method-assign]
     assert main([str(folder), *flags(server, out), "--batch", "4"]) == 130
+    is_over.set()
     (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("histoserve segment:")]
     assert "interrupted: the same command goes on after the last finished strips" in line
     assert "interrupted" in states(out).values()
