@@ -5,7 +5,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: setup demo test check unit soak api clean
+.PHONY: setup demo test test-served test-alone check unit soak api clean
 
 setup: .venv/.done .triton/.done
 
@@ -37,14 +37,15 @@ check: setup
 unit: setup
 	$(BIN)/pytest -m "not triton and not install and not slow"
 
-# Two halves side by side, since most tests keep one core busy: those that start the real Triton, and the others, whose output follows.
+# Two halves side by side, since most tests keep one core busy: those that start the real Triton, and the others.
 test: setup
-	@mkdir -p out
-	@OMP_NUM_THREADS=1 $(BIN)/pytest -m "not triton" > out/test.log 2>&1 & others=$$!; \
-	$(BIN)/pytest -m triton; served=$$?; \
-	wait $$others; alone=$$?; \
-	cat out/test.log; \
-	test $$served -eq 0 -a $$alone -eq 0
+	@$(MAKE) --no-print-directory --jobs=2 --keep-going --output-sync=target test-served test-alone
+
+test-served: setup
+	$(BIN)/pytest -m triton
+
+test-alone: setup
+	OMP_NUM_THREADS=1 $(BIN)/pytest -m "not triton"
 
 soak: setup
 	$(BIN)/python -m benchmarks.soak --minutes 30 --output out/soak.json

@@ -36,7 +36,7 @@ def remove_all_but(folder: Path, kept: Mapping[str, int]) -> None:
             if not any(path.iterdir()):
                 path.rmdir()
         elif path.relative_to(folder).as_posix() not in kept:
-            path.unlink()
+            path.unlink(missing_ok=True)  # after an interrupt in this very process, zarr's threads may still be clearing up themselves
 
 
 def sync_tree(folder: Path) -> None:

@@ -65,10 +65,19 @@ def _measure(baseline: onnx.ModelProto, candidate: onnx.ModelProto, tiles: npt.N
     for turn in range(rounds):
         for which in (0, 1) if turn % 2 == 0 else (1, 0):
             taken[turn, which] = _time(sessions[which], tiles, clock)
-    ratios = taken[:, 0] / taken[:, 1]
-    low, ratio, high = np.quantile(ratios, (0.25, 0.5, 0.75)).tolist()
-    baseline_ms = float(np.median(taken[:, 0])) * 1000 / len(tiles)
-    return Speed(threads, ratio, low, high, rounds, "processor" if threads == 1 else "wall", baseline_ms)
+    return compare(taken, threads, len(tiles))
+
+
+def compare(taken_s: npt.NDArray[np.float64], threads: int, tiles: int) -> Speed:
+    """What rounds say.
+
+    Args:
+        taken_s: (rounds, 2), seconds of the baseline and of the candidate in the same round.
+        tiles: in the batch that each ran.
+    """
+    low, ratio, high = np.quantile(taken_s[:, 0] / taken_s[:, 1], (0.25, 0.5, 0.75)).tolist()
+    baseline_ms = float(np.median(taken_s[:, 0])) * 1000 / tiles
+    return Speed(threads, ratio, low, high, len(taken_s), "processor" if threads == 1 else "wall", baseline_ms)
 
 
 def _session(model: onnx.ModelProto, threads: int) -> onnxruntime.InferenceSession:

@@ -1,10 +1,16 @@
-"""What a machine lacks is a reason to skip, printed."""
+"""What a machine lacks is a reason to skip, printed; how tests are started does not matter."""
 
 from __future__ import annotations
 
 import importlib.util
+import signal
 
 import pytest
+
+
+def pytest_configure() -> None:
+    # A shell starts what it runs in the background with Ctrl-C ignored, and children inherit that: the tests that interrupt would wait in vain.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 from collections.abc import Callable
@@ -10,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from zarr.core.sync import sync as zarr_sync
 
 import clients.omezarr
 import clients.segment
@@ -160,11 +162,21 @@ def _dies_at(patched: pytest.MonkeyPatch, calls: tuple[str, ...], number: int, f
     try:
         work()
     except Killed:
+        _let_zarr_end()
         return True
     except OutputError:
         assert (folder / "s.ome.zarr").exists()  # it was killed after the store had its name: refused, as any finished one
         return False
     return is_dead
+
+
+def _let_zarr_end() -> None:
+    """A killed process has no threads that write on: neither may the chunks that zarr had under way."""
+
+    async def end() -> None:
+        await asyncio.gather(*(asyncio.all_tasks() - {asyncio.current_task()}), return_exceptions=True)
+
+    zarr_sync(end())
 
 
 def _sweep_lock(folder: Path) -> None:

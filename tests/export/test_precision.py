@@ -18,7 +18,7 @@ from export.int8 import to_int8
 from export.precision import ClassIou, PrecisionReport, accept_int8, measure_precision
 from export.runtime import LOGITS, Graph, expose_logits
 from export.signature import network_signature
-from export.speed import Speed, measure_speeds
+from export.speed import Speed, compare, measure_speeds
 from export.to_onnx import to_onnx
 from export.wrapper import CamNet, SegmentNet
 from serving.contract import LABELS, TILE
@@ -173,7 +173,14 @@ def test_a_graph_whose_int8_form_is_slower_is_refused() -> None:
         accept_int8(report, 100)
 
 
-def test_ratio_is_above_one_where_the_candidate_is_faster() -> None:
-    deep, shallow = _exported(Thin(24)), _exported(Thin(1))
-    assert measure_speeds(deep, shallow, TILES, 5)[0].low > 1
-    assert measure_speeds(shallow, deep, TILES, 5)[0].high < 1
+def test_speed_is_the_median_ratio_of_neighbors() -> None:
+    taken_s = np.array([[4.0, 2.0], [40.0, 10.0], [3.0, 1.0], [5.0, 5.0], [9.0, 2.0]])
+    assert compare(taken_s, 1, tiles=10) == Speed(1, ratio=3.0, low=2.0, high=4.0, rounds=5, clock="processor", baseline_ms=500.0)
+    assert compare(taken_s[:, ::-1], 0, tiles=10).ratio == pytest.approx(1 / 3)
+
+
+def test_both_graphs_run_in_every_round_with_one_thread_and_with_all() -> None:
+    one, every = measure_speeds(_exported(Thin(2)), _exported(Thin(1)), TILES, 3)
+    assert (one.threads, one.clock, one.rounds) == (1, "processor", 3)
+    assert (every.threads, every.clock, every.rounds) == (0, "wall", 3)
+    assert min(one.low, one.baseline_ms, every.low, every.baseline_ms) > 0
