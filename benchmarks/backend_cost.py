@@ -25,7 +25,7 @@ import numpy.typing as npt
 import tyro
 
 from clients.errors import ClientError
-from clients.inference import SLIDE_OUTPUTS, TileClient
+from clients.served_model import SLIDE_OUTPUTS, ServedModel
 from serving.command import run
 from serving.contract import TILE, Contract
 from serving.embedded import EmbeddedTriton
@@ -85,7 +85,7 @@ def measure(config: CostConfig) -> Cost:
         ServingError, ServerError: the model cannot be served, or does not answer.
     """
     before = os.getloadavg()[0]
-    with EmbeddedTriton(config.repository, [config.model]) as server, TileClient(server.address, config.model) as client:
+    with EmbeddedTriton(config.repository, [config.model]) as server, ServedModel(server.address, config.model) as client:
         label, run_here = _in_process(config.repository, client.contract)
         tiles = _tiles(config.batch, client.contract.task.tile_px)
         serve, local = _served(client, tiles, config), _repeated(run_here, tiles, config.batches)
@@ -99,7 +99,7 @@ def measure(config: CostConfig) -> Cost:
     return Cost(config.model, label, config.batch, config.pairs, served_ms, here_ms, statistics.median(ratios), spread, load)
 
 
-def _served(client: TileClient, tiles: npt.NDArray[np.uint8], config: CostConfig) -> Callable[[], None]:
+def _served(client: ServedModel, tiles: npt.NDArray[np.uint8], config: CostConfig) -> Callable[[], None]:
     def call() -> None:
         for _ in client.stream(((index, tiles) for index in range(config.batches)), config.in_flight):
             pass

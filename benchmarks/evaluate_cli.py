@@ -16,8 +16,8 @@ from rich.console import Console
 from rich.table import Table
 
 from clients.errors import ClientError
-from clients.inference import TileClient
 from clients.pipeline import TileModel
+from clients.served_model import ServedModel
 from serving.command import run
 from serving.contract import ContractError, Kind
 from serving.embedded import EmbeddedTriton
@@ -177,7 +177,7 @@ def _model(config: EvaluateConfig) -> Iterator[TileModel]:
     with ExitStack() as stack:
         served = entry_of(str(config.served))
         address = config.server or stack.enter_context(EmbeddedTriton(config.repository, [served])).address
-        yield stack.enter_context(TileClient(address, served))
+        yield stack.enter_context(ServedModel(address, served))
 
 
 def scores_table(evaluations: Mapping[str, Sequence[Scores]], class_names: Sequence[str]) -> Table:

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from clients.inference import TileClient
+from clients.served_model import ServedModel
 
 Tag = TypeVar("Tag")
 
@@ -16,7 +16,7 @@ Tag = TypeVar("Tag")
 class Recorder:
     """A model that tells what is sent to it."""
 
-    def __init__(self, model: TileClient, on_batch: Callable[[Any, npt.NDArray[np.uint8]], None]) -> None:
+    def __init__(self, model: ServedModel, on_batch: Callable[[Any, npt.NDArray[np.uint8]], None]) -> None:
         self._model = model
         self._on_batch = on_batch
         self.model, self.engine, self.contract, self.max_batch = model.model, model.engine, model.contract, model.max_batch

@@ -29,12 +29,12 @@ from clients import segment as segment_module
 from clients.ahead import Ahead
 from clients.blend import Blender
 from clients.errors import ClientError
-from clients.inference import TileClient
 from clients.journal import Journal
 from clients.local_model import LocalModel
 from clients.native_tiles import NativeReader
 from clients.omezarr import LabelWriter
 from clients.segment import SegmentOptions, SlideModel, segment_slide
+from clients.served_model import ServedModel
 from clients.strips import StripMaker
 from clients.summary import SlideSummary
 from clients.tally import Tally
@@ -89,8 +89,8 @@ _CALLS: tuple[tuple[Any, str, str], ...] = (
     (segment_module, "select_cells", "mask"),
     (NativeReader, "read_tile", "decode"),
     (Ahead, "_make", "cut, send"),
-    (TileClient, "_send", "send and receive"),
-    (TileClient, "_check", "send and receive"),
+    (ServedModel, "_send", "send and receive"),
+    (ServedModel, "_check", "send and receive"),
     (segment_module, "_write_strips", "stitch"),
     (Blender, "add", "blend"),
     (Blender, "finish_row", "blend"),
@@ -109,7 +109,7 @@ _CALLS: tuple[tuple[Any, str, str], ...] = (
 def measure_cpu(slide: Path, address: str, config: CostConfig, output: Path) -> dict[str, Any]:
     """CPU-seconds per 1,000 tiles by phase: medians over the repeats, after one run that warms up."""
     runs: list[dict[str, float]] = []
-    with TileClient(address, NULL_MODEL) as client:
+    with ServedModel(address, NULL_MODEL) as client:
         for repeat in range(config.repeats + 1):
             phases = Phases()
             start_s = time.process_time()
@@ -131,7 +131,7 @@ def measure_throughput(slide: Path, config: CostConfig, output: Path) -> dict[st
     the next one's), against the same tiles from memory, by turns, through the same server ("tiles") and in this process ("local").
     """
     entry = entry_of(config.model)
-    with EmbeddedTriton(config.repository, [entry]) as server, TileClient(server.address, entry) as client:
+    with EmbeddedTriton(config.repository, [entry]) as server, ServedModel(server.address, entry) as client:
         local = LocalModel(config.repository, entry)
         batches = _batches_of(slide, client, config, output)
         tiles = sum(count for count, _ in batches)
@@ -154,7 +154,7 @@ def measure_throughput(slide: Path, config: CostConfig, output: Path) -> dict[st
     }
 
 
-def _batches_of(slide: Path, client: TileClient, config: CostConfig, output: Path) -> list[tuple[int, npt.NDArray[np.uint8]]]:
+def _batches_of(slide: Path, client: ServedModel, config: CostConfig, output: Path) -> list[tuple[int, npt.NDArray[np.uint8]]]:
     """What `segment` would send, in memory: tiles that count, and all of a batch with its padding."""
     recorded: list[tuple[int, npt.NDArray[np.uint8]]] = []
     recorder = Recorder(client, lambda tag, tiles: recorded.append((len(tag), tiles.copy())))
@@ -198,7 +198,7 @@ def _peak_mb(slide: Path | None, address: str, config: CostConfig, output: Path)
 
 
 def _segment_alone(slide: Path | None, address: str, config: CostConfig, output: Path) -> float:
-    with TileClient(address, NULL_MODEL) as client:
+    with ServedModel(address, NULL_MODEL) as client:
         if slide is not None:
             _segment(slide, client, config, output)
     status = Path("/proc/self/status").read_text(encoding="ascii")
@@ -220,7 +220,7 @@ def measure_resume(slide: Path, address: str, config: CostConfig, output: Path) 
             raise _StopError
 
     sent: list[list[tuple[int, int]]] = [[], []]
-    with TileClient(address, NULL_MODEL) as client:
+    with ServedModel(address, NULL_MODEL) as client:
         with suppress(_StopError):
             _segment(slide, Recorder(client, lambda tag, tiles: sent[0].extend(tile.place for tile in tag)), config, output, stop)
         recorder = Recorder(client, lambda tag, tiles: sent[1].extend(tile.place for tile in tag))

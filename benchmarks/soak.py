@@ -22,7 +22,7 @@ import numpy.typing as npt
 import tyro
 
 from clients.errors import ClientError
-from clients.inference import TileClient
+from clients.served_model import ServedModel
 from serving.command import FAILED, run
 from serving.embedded import EmbeddedTriton
 from serving.errors import ServingError
@@ -76,7 +76,7 @@ class Caller:
 
     def _run(self) -> None:
         try:
-            with TileClient(self._address, self._model) as client:
+            with ServedModel(self._address, self._model) as client:
                 for count, _ in client.stream(self._batches(client.contract.task.tile_px), _IN_FLIGHT):
                     self.answered += 1
                     self.tiles += count

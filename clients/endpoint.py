@@ -14,7 +14,7 @@ from tritonclient.utils import InferenceServerException
 from serving.contract import IMAGE, TILE, Contract, ContractError
 
 from .call_errors import AccessError, BusyError, CallError, FailedError, ImageFileError, MismatchError, MissingModelError, UnreachableError
-from .inference import CHANNEL_ARGS, is_temporary, reason_of
+from .served_model import CHANNEL_ARGS, is_temporary, reason_of
 from .tls_files import TlsFiles
 
 Arrays = dict[str, npt.NDArray[Any]]

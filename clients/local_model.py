@@ -18,7 +18,7 @@ from serving.contract import TILE, Contract
 from serving.modelconfig import Config, EnsembleConfig, ModelConfig
 
 from .errors import ServerError
-from .inference import SLIDE_OUTPUTS
+from .served_model import SLIDE_OUTPUTS
 
 Tag = TypeVar("Tag")
 Arrays = Mapping[str, npt.NDArray[Any]]

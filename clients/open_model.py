@@ -10,8 +10,8 @@ from typing import Literal
 
 from serving.entry import entry_of
 
-from .inference import TileClient
 from .segment import SlideModel
+from .served_model import ServedModel
 from .tls_files import TlsFiles
 
 EngineName = Literal["triton", "local", "local-onnxruntime", "local-openvino"]
@@ -45,7 +45,7 @@ def open_model(source: ModelSource) -> Iterator[SlideModel]:
         ServingError: the repository lacks the model.
     """
     if source.engine == "triton":
-        with TileClient(source.address, entry_of(source.model), source.tls) as client:
+        with ServedModel(source.address, entry_of(source.model), source.tls) as client:
             yield client
     else:
         from .local_model import LocalModel, RuntimeName  # ONNX Runtime and OpenVINO are wanted here alone

@@ -28,7 +28,7 @@ Tag = TypeVar("Tag")
 
 
 class TileModel(Protocol):
-    """What answers tiles: a served model (`TileClient`), or one in this process."""
+    """What answers tiles: a served model (`ServedModel`), or one in this process."""
 
     @property
     def contract(self) -> Contract: ...

@@ -38,7 +38,7 @@ _BATCHES_AHEAD = 2  # before and behind the sender: enough that neither waits fo
 
 
 class SlideModel(TileModel, Protocol):
-    """A model that slides are sent to: `TileClient` or `LocalModel`."""
+    """A model that slides are sent to: `ServedModel` or `LocalModel`."""
 
     @property
     def model(self) -> str:

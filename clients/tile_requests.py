@@ -17,7 +17,7 @@ from serving.contract import CAM, LABELS, PROBABILITIES, SCORES, Contract
 from .call_errors import ClosedError, DeadlineError, MismatchError, TilesError
 from .endpoint import Arrays, Endpoint, Entry
 from .fleet import Fleet
-from .inference import SLIDE_OUTPUTS
+from .served_model import SLIDE_OUTPUTS
 
 Tag = TypeVar("Tag")
 OUTPUTS = {"segment": (LABELS, PROBABILITIES), "cam": (CAM, SCORES, LABELS)}

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from clients.inference import SLIDE_OUTPUTS
+from clients.served_model import SLIDE_OUTPUTS
 from serving.contract import Contract
 
 from .painted import answers, contract

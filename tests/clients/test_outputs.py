@@ -14,11 +14,11 @@ from PIL import Image
 from clients.cli import SegmentConfig, main
 from clients.errors import OutputError, RegionError
 from clients.geojson import PolygonOptions
-from clients.inference import TileClient
 from clients.label_store import open_label
 from clients.outputs import OutputOptions, check_regions
 from clients.probability_map import read_probabilities
 from clients.segment import SegmentOptions, segment_slide
+from clients.served_model import ServedModel
 from clients.summary import SlideSummary
 from serving.contract import Kind
 
@@ -39,7 +39,7 @@ def segment(
         if stop_at is not None and done >= stop_at:
             raise StoppedError
 
-    with FakeTriton(contract(kind)) as server, TileClient(server.address, MODEL) as client:
+    with FakeTriton(contract(kind)) as server, ServedModel(server.address, MODEL) as client:
         summary = segment_slide(path, client, folder, SegmentOptions(batch=8, outputs=outputs, **options), progress)
     assert summary is not None
     return summary

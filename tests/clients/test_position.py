@@ -15,11 +15,11 @@ import shapely
 import shapely.geometry
 import tifffile
 
-from clients.inference import TileClient
 from clients.label_store import open_label
 from clients.outputs import Ngff, OutputOptions
 from clients.polygon_fill import PolygonFill
 from clients.segment import SegmentOptions, segment_slide
+from clients.served_model import ServedModel
 from clients.slide import open_slide
 
 from .fake_triton import MODEL, FakeTriton
@@ -76,7 +76,7 @@ def test_every_file_says_the_truth(tmp_path: Path, make: object, ngff: Ngff) -> 
     case: Case = make(tmp_path)
     out = tmp_path / "out"
     options = SegmentOptions(outputs=OutputOptions(ngff=ngff, no_tissue=True))
-    with FakeTriton(contract()) as server, TileClient(server.address, MODEL) as client:
+    with FakeTriton(contract()) as server, ServedModel(server.address, MODEL) as client:
         segment_slide(case.path, client, out, options, lambda done, total: None)
     label = open_label(out / "s.ome.zarr")
     assert label.version == ngff
@@ -118,7 +118,7 @@ def test_the_region_of_interest_is_cut_to_the_pixel_and_the_rest_is_not_sent(tmp
     inside = PolygonFill(shapely.transform(triangle, lambda points: points + np.array((136, 88))), 1203).strip(0, 1003)
     whole = SegmentOptions(outputs=OutputOptions(geojson=False))
     part = dataclasses.replace(whole, outputs=dataclasses.replace(whole.outputs, roi=tmp_path / "roi.geojson"))
-    with FakeTriton(contract()) as server, TileClient(server.address, MODEL) as client:
+    with FakeTriton(contract()) as server, ServedModel(server.address, MODEL) as client:
         all_of_it = segment_slide(case.path, client, tmp_path / "whole", whole, lambda done, total: None)
         some = segment_slide(case.path, client, tmp_path / "part", part, lambda done, total: None)
     assert all_of_it is not None

@@ -12,9 +12,9 @@ import pytest
 from PIL import Image
 
 from clients.errors import OutputError, ServerError
-from clients.inference import TileClient
 from clients.omezarr import read_label
 from clients.segment import SegmentOptions, segment_slide
+from clients.served_model import ServedModel
 from serving.contract import Contract, Kind
 
 from .fake_triton import MODEL, FakeTriton
@@ -26,7 +26,7 @@ def no_progress(done: int, total: int) -> None:
 
 
 def segment(path: Path, output: Path, promise: Contract, options: SegmentOptions | None = None) -> Labels:
-    with FakeTriton(promise) as server, TileClient(server.address, MODEL) as client:
+    with FakeTriton(promise) as server, ServedModel(server.address, MODEL) as client:
         segment_slide(path, client, output, options or SegmentOptions(batch=5, in_flight=3), no_progress)
     return read_label(output / f"{path.stem}.ome.zarr").labels
 
@@ -46,7 +46,7 @@ def test_islands_lie_where_they_are_and_glass_between_is_not_sent(tmp_path: Path
     truth[200:600, 300:700] = 2
     truth[1200:1500, 1500:1900] = 4
     path = write_slide(tmp_path / "s.tiff", paint(truth), 0.5)
-    with FakeTriton(contract()) as server, TileClient(server.address, MODEL) as client:
+    with FakeTriton(contract()) as server, ServedModel(server.address, MODEL) as client:
         summary = segment_slide(path, client, tmp_path, SegmentOptions(), no_progress)
         assert summary is not None
         assert {count for _, count, _ in server.requests} == {8}  # the last one is filled up
@@ -104,22 +104,22 @@ def slide(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def failing() -> Iterator[TileClient]:
+def failing() -> Iterator[ServedModel]:
     with (
         FakeTriton(contract(), failures=[None, (grpc.StatusCode.INTERNAL, "no")]) as server,
-        TileClient(server.address, MODEL) as client,
+        ServedModel(server.address, MODEL) as client,
     ):
         yield client
 
 
-def test_a_failing_server_leaves_no_mask(slide: Path, tmp_path: Path, failing: TileClient) -> None:
+def test_a_failing_server_leaves_no_mask(slide: Path, tmp_path: Path, failing: ServedModel) -> None:
     with pytest.raises(ServerError):
         segment_slide(slide, failing, tmp_path / "out", SegmentOptions(batch=4), no_progress)
     assert list((tmp_path / "out").iterdir()) == []
 
 
 def test_a_mask_that_is_there_is_refused_before_anything_is_sent(slide: Path, tmp_path: Path) -> None:
-    with FakeTriton(contract()) as server, TileClient(server.address, MODEL) as client:
+    with FakeTriton(contract()) as server, ServedModel(server.address, MODEL) as client:
         segment_slide(slide, client, tmp_path, SegmentOptions(), no_progress)
         sent = len(server.requests)
         with pytest.raises(OutputError, match="--overwrite"):
@@ -130,7 +130,7 @@ def test_a_mask_that_is_there_is_refused_before_anything_is_sent(slide: Path, tm
 
 def test_progress_counts_every_tile_once(slide: Path, tmp_path: Path) -> None:
     calls: list[tuple[int, int]] = []
-    with FakeTriton(contract()) as server, TileClient(server.address, MODEL) as client:
+    with FakeTriton(contract()) as server, ServedModel(server.address, MODEL) as client:
         summary = segment_slide(slide, client, tmp_path, SegmentOptions(batch=4), lambda done, total: calls.append((done, total)))
     assert summary is not None
     assert calls[-1] == (summary.tissue_tiles, summary.tissue_tiles)

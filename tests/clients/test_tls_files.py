@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import trustme
 
-from clients import inference
+from clients import served_model
 from clients.errors import ServerError
-from clients.inference import TileClient
+from clients.served_model import ServedModel
 from clients.tls_files import TlsFiles
 from serving.contract import PROBABILITIES
 from serving.embedded import EmbeddedTriton
@@ -70,7 +70,7 @@ def server(files: Certificates) -> Iterator[EmbeddedTriton]:
 @pytest.mark.triton
 @pytest.mark.slow
 def test_tiles_through_mutual_tls(server: EmbeddedTriton, files: Certificates) -> None:
-    with TileClient(server.address, MODEL, TlsFiles(files.ca, files.own_cert, files.own_key)) as client:
+    with ServedModel(server.address, MODEL, TlsFiles(files.ca, files.own_cert, files.own_key)) as client:
         side = client.contract.task.tile_px
         tiles = np.full((2, side, side, 3), 255, dtype=np.uint8)
         ((tag, outputs),) = client.stream([("white", tiles)], 2)
@@ -83,7 +83,7 @@ def test_tiles_through_mutual_tls(server: EmbeddedTriton, files: Certificates) -
 def test_who_does_not_know_the_server_or_is_not_known_to_it_gets_nothing(
     server: EmbeddedTriton, files: Certificates, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(inference, "_CONNECT_S", 3.0)
+    monkeypatch.setattr(served_model, "_CONNECT_S", 3.0)
     for tls in (TlsFiles(), TlsFiles(files.ca), TlsFiles(files.other_ca, files.own_cert, files.own_key)):
         with pytest.raises(ServerError, match="where it speaks TLS, give --tls-ca"):
-            TileClient(server.address, MODEL, tls)
+            ServedModel(server.address, MODEL, tls)

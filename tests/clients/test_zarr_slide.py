@@ -10,9 +10,9 @@ import pytest
 import zarr
 
 from clients.errors import SlideError
-from clients.inference import TileClient
 from clients.label_store import open_label
 from clients.segment import SegmentOptions, segment_slide
+from clients.served_model import ServedModel
 from clients.slide import open_slide
 
 from .fake_triton import MODEL, FakeTriton
@@ -95,6 +95,6 @@ def test_a_damaged_chunk_is_named(tmp_path: Path, rgb: Rgb) -> None:
 def test_is_segmented_like_any_slide(tmp_path: Path) -> None:
     truth = stripes((500, 600))
     path = write(tmp_path / "s.zarr", paint(truth))
-    with FakeTriton(contract()) as server, TileClient(server.address, MODEL) as client:
+    with FakeTriton(contract()) as server, ServedModel(server.address, MODEL) as client:
         segment_slide(path, client, tmp_path / "out", SegmentOptions(), lambda done, total: None)
     np.testing.assert_array_equal(np.asarray(open_label(tmp_path / "out/s.ome.zarr").levels[0].pixels[:]), truth)

@@ -10,9 +10,9 @@ import onnxruntime
 import pytest
 import tritonclient.grpc as grpcclient
 
-from clients.inference import TileClient
 from clients.omezarr import read_label
 from clients.segment import SegmentOptions, segment_slide
+from clients.served_model import ServedModel
 from export import reference
 from serving.background import background_mask
 from serving.canary import ask
@@ -97,7 +97,7 @@ def test_a_slide_of_one_tile_is_what_the_server_says_of_that_tile(server: Embedd
     """Slide client and served ensemble state the background rule, the dequantizing and the upsampling alike, bit for bit."""
     tile, _ = draw_patch(5_000_013)
     path = write_slide(tmp_path / "one.tiff", tile, 0.5)
-    with TileClient(server.address, "demo_segment") as client:
+    with ServedModel(server.address, "demo_segment") as client:
         segment_slide(path, client, tmp_path, SegmentOptions(overlap=0), lambda done, total: None)
     with grpcclient.InferenceServerClient(server.address) as raw:
         served = ask(raw, "demo_segment", tile[None], (LABELS,))[LABELS][0]

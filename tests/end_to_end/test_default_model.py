@@ -9,7 +9,7 @@ from pathlib import Path
 import onnx
 import pytest
 
-from clients.inference import TileClient
+from clients.served_model import ServedModel
 from export.card import damaged_files
 from export.repository import digests_of, releases
 from export.tensorrt_rules import check_tensorrt
@@ -32,7 +32,7 @@ def server() -> Iterator[EmbeddedTriton]:
 
 @pytest.mark.parametrize("kind", ["segment", "cam"])
 def test_both_entries_answer_for_lung_tissue(server: EmbeddedTriton, kind: str) -> None:
-    with TileClient(server.address, f"default_{kind}") as client:
+    with ServedModel(server.address, f"default_{kind}") as client:
         assert client.contract.task.name == "wsss4luad"
         assert client.contract.task.class_names == get_task("wsss4luad").class_names
         assert client.contract.method == "pscl"

@@ -13,7 +13,7 @@ import pytest
 import tritonclient.grpc as grpcclient
 from tritonclient.utils import InferenceServerException
 
-from clients.inference import TileClient
+from clients.served_model import ServedModel
 from serving.canary import CANARY_FILE, ask
 from serving.check import check_repository
 from serving.contract import PROBABILITIES
@@ -86,7 +86,7 @@ class Slide:
     """A client in the middle of a slide: a batch at a time, when the test asks for it."""
 
     def __init__(self, address: str) -> None:
-        self._client = TileClient(address, tiny.ENTRY)
+        self._client = ServedModel(address, tiny.ENTRY)
         self._stream = self._client.stream(self._batches(), in_flight=1)
 
     def _batches(self) -> Iterator[tuple[int, tiny.Tiles]]:
@@ -106,7 +106,7 @@ class Slide:
 
 
 def entered(address: str) -> str:
-    with TileClient(address, tiny.ENTRY) as client:
+    with ServedModel(address, tiny.ENTRY) as client:
         return client.contract.release
 
 

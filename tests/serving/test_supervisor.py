@@ -20,7 +20,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tritonclient.utils import InferenceServerException
 
-from clients.inference import TileClient
+from clients.served_model import ServedModel
 from serving.canary import ask
 from serving.canary_watch import CanaryWatch
 from serving.contract import BACKGROUND, PROBABILITIES
@@ -250,7 +250,7 @@ class Load:
 
     def _run(self, address: str) -> None:
         try:
-            with TileClient(address, tiny.ENTRY) as client:
+            with ServedModel(address, tiny.ENTRY) as client:
                 for number, outputs in client.stream(self._batches(), in_flight=4):
                     assert number == self.answered
                     np.testing.assert_array_equal(outputs[PROBABILITIES], tiny.net_probabilities(tiny.random_tiles(3, seed=number)))

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from tritonclient.utils import InferenceServerException
 
-import clients.inference
+import clients.served_model
 from clients.errors import ServerError
-from clients.inference import TileClient
-from clients.inference import is_temporary as told_as_temporary
+from clients.served_model import ServedModel
+from clients.served_model import is_temporary as told_as_temporary
 from serving.contract import CAM, PROBABILITIES, SCORES
 from serving.port import free_port
 
@@ -37,17 +37,17 @@ def batches(count: int) -> Iterator[tuple[int, np.ndarray]]:
 
 @pytest.fixture
 def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(clients.inference, "_RETRY_WAITS_S", (0.0, 0.0, 0.0))
+    monkeypatch.setattr(clients.served_model, "_RETRY_WAITS_S", (0.0, 0.0, 0.0))
 
 
 def test_learns_everything_from_the_contract() -> None:
-    with FakeTriton(contract()) as server, TileClient(server.address, MODEL) as client:
+    with FakeTriton(contract()) as server, ServedModel(server.address, MODEL) as client:
         assert client.contract == contract()
         assert client.max_batch == 8
 
 
 def test_answers_come_in_order_though_the_server_s_do_not() -> None:
-    with FakeTriton(contract(), delay_s=lambda number: 0.05 * (3 - number % 4)) as server, TileClient(server.address, MODEL) as client:
+    with FakeTriton(contract(), delay_s=lambda number: 0.05 * (3 - number % 4)) as server, ServedModel(server.address, MODEL) as client:
         answers = list(client.stream(batches(12), in_flight=4))
         assert [tag for tag, _ in answers] == list(range(12))
         for tag, outputs in answers:
@@ -65,14 +65,14 @@ def test_no_more_than_the_bound_are_on_the_way_and_batches_are_made_only_when_th
             made += 1
             yield number, tiles(number)
 
-    with FakeTriton(contract(), delay_s=lambda number: 0.02) as server, TileClient(server.address, MODEL) as client:
+    with FakeTriton(contract(), delay_s=lambda number: 0.02) as server, ServedModel(server.address, MODEL) as client:
         for received, _ in enumerate(client.stream(counted(), in_flight=3), start=1):
             assert made <= received + 2
         assert server.most_at_once == 3
 
 
 def test_cam_models_are_asked_for_maps_and_scores() -> None:
-    with FakeTriton(contract("cam")) as server, TileClient(server.address, MODEL) as client:
+    with FakeTriton(contract("cam")) as server, ServedModel(server.address, MODEL) as client:
         ((_, outputs),) = client.stream(iter([(0, tiles(3))]), in_flight=2)
     assert set(outputs) == {CAM, SCORES}
     assert outputs[SCORES][0] == pytest.approx([0.1, 0.1, 0.9, 0.1])
@@ -81,7 +81,7 @@ def test_cam_models_are_asked_for_maps_and_scores() -> None:
 @pytest.mark.usefixtures("no_waiting")
 def test_a_full_queue_is_tried_again_and_the_order_kept() -> None:
     failures: list[Failure | None] = [None, BUSY, None, BUSY, BUSY]
-    with FakeTriton(contract(), failures=failures) as server, TileClient(server.address, MODEL) as client:
+    with FakeTriton(contract(), failures=failures) as server, ServedModel(server.address, MODEL) as client:
         answers = list(client.stream(batches(6), in_flight=2))
         assert [(tag, int(outputs[PROBABILITIES][0, :, 0, 0].argmax())) for tag, outputs in answers] == [(n, n % 5) for n in range(6)]
         assert len(server.requests) == 9
@@ -97,14 +97,14 @@ def test_a_full_queue_is_tried_again_and_the_order_kept() -> None:
     ],
 )
 def test_gives_up_with_the_server_s_reason(failures: list[Failure | None], requests: int, message: str) -> None:
-    with FakeTriton(contract(), failures=failures) as server, TileClient(server.address, MODEL) as client:
+    with FakeTriton(contract(), failures=failures) as server, ServedModel(server.address, MODEL) as client:
         with pytest.raises(ServerError, match=message):
             list(client.stream(batches(1), in_flight=1))
         assert len(server.requests) == requests
 
 
 def test_giving_up_ends_the_waiting_for_a_server_that_is_away() -> None:
-    with FakeTriton(contract(), failures=[BUSY] * 9) as server, TileClient(server.address, MODEL) as client:
+    with FakeTriton(contract(), failures=[BUSY] * 9) as server, ServedModel(server.address, MODEL) as client:
         threading.Timer(0.3, client.give_up).start()
         with pytest.raises(ServerError, match="Exceeds maximum queue size"):
             list(client.stream(batches(1), in_flight=1))
@@ -112,13 +112,13 @@ def test_giving_up_ends_the_waiting_for_a_server_that_is_away() -> None:
 
 
 def test_the_engine_is_told_without_its_address() -> None:
-    with FakeTriton(contract(), version="7") as server, TileClient(server.address, MODEL) as client:
+    with FakeTriton(contract(), version="7") as server, ServedModel(server.address, MODEL) as client:
         assert client.engine == "fake 7: painted"
 
 
 def test_an_error_waits_for_what_is_on_the_way_instead_of_canceling_it() -> None:
     with FakeTriton(contract(), failures=[BROKEN], delay_s=lambda number: 0.2 * number) as server:
-        with TileClient(server.address, MODEL) as client, pytest.raises(ServerError):
+        with ServedModel(server.address, MODEL) as client, pytest.raises(ServerError):
             list(client.stream(batches(3), in_flight=3))
         assert len(server.requests) == 3
         assert server._inside == 0
@@ -128,7 +128,7 @@ def test_an_answer_of_another_shape_is_refused() -> None:
     message = r"expected PROBABILITIES of shape \(2, 5, 16, 16\), got \(2, 5, 15, 15\)"
     with (
         FakeTriton(contract(), cells=15) as server,
-        TileClient(server.address, MODEL) as client,
+        ServedModel(server.address, MODEL) as client,
         pytest.raises(ServerError, match=message),
     ):
         list(client.stream(batches(1), in_flight=1))
@@ -137,14 +137,14 @@ def test_an_answer_of_another_shape_is_refused() -> None:
 def test_says_what_to_do_without_server_or_model() -> None:
     address = f"127.0.0.1:{free_port()}"
     with pytest.raises(ServerError, match=rf"{address}: expected a Triton server, none answers .*histoserve serve"):
-        TileClient(address, MODEL)
+        ServedModel(address, MODEL)
     with FakeTriton(contract()) as server, pytest.raises(ServerError, match=r"'absent_segment'.*check --model"):
-        TileClient(server.address, "absent_segment")
+        ServedModel(server.address, "absent_segment")
 
 
 def test_refuses_a_model_that_is_not_ours() -> None:
     with FakeTriton(contract(), parameters={}) as server, pytest.raises(ServerError, match="was not exported by histoserve"):
-        TileClient(server.address, MODEL)
+        ServedModel(server.address, MODEL)
 
 
 @pytest.mark.parametrize(

@@ -45,7 +45,7 @@ class _Sent(Generic[Tag]):
     answer: Future[Outputs]
 
 
-class TileClient:
+class ServedModel:
     """Calls one served model; a context manager. What the model is, it learns from the server's contract and from nowhere else.
 
     Requests carry no deadline and are never canceled: Triton before 2.53 can crash on either (research: serving.md §1.0).
