@@ -85,11 +85,14 @@ def test_a_bad_request_fails_alone(server: EmbeddedTriton, client: grpcclient.In
         return ask(client, tiny.NET, tiles, (LABELS,))[LABELS]
 
     with ThreadPoolExecutor(2) as pool:
-        good_answer, bad_answer = pool.submit(call, good), pool.submit(call, bad)
-        np.testing.assert_array_equal(good_answer.result(), tiny.net_labels(good))
-        with pytest.raises(CanaryError, match=r"(OpenVINO|ONNX Runtime): "):
-            bad_answer.result()
-    assert batches_of(server, client, len(good) + len(bad)) == before + 1
+        for _ in range(100):  # on a busy machine one of them may come after the other is on its way
+            good_answer, bad_answer = pool.submit(call, good), pool.submit(call, bad)
+            np.testing.assert_array_equal(good_answer.result(), tiny.net_labels(good))
+            with pytest.raises(CanaryError, match=r"(OpenVINO|ONNX Runtime): "):
+                bad_answer.result()
+            if batches_of(server, client, len(good) + len(bad)) == before + 1:
+                return
+    pytest.fail("the two requests never were in one batch")
 
 
 def batches_of(server: EmbeddedTriton, client: grpcclient.InferenceServerClient, size: int) -> int:
