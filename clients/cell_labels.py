@@ -6,7 +6,6 @@ from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
-from scipy import ndimage
 
 from serving.probabilities import labels_from_levels
 
@@ -23,8 +22,7 @@ def labels_of_cells(levels: npt.NDArray[np.uint8], cell_px: int) -> npt.NDArray[
     if cell_px < 2 or cell_px & (cell_px - 1):
         return labels_from_levels(levels, cell_px)
     leader = _argmax(levels)
-    is_mixed = ndimage.maximum_filter(leader, 3, mode="nearest") != ndimage.minimum_filter(leader, 3, mode="nearest")
-    rows, columns = np.nonzero(is_mixed)
+    rows, columns = np.nonzero(_is_mixed(leader))
     labels = np.repeat(np.repeat(leader, cell_px, axis=0), cell_px, axis=1)
     blocks = labels.reshape(len(leader), cell_px, -1, cell_px)
     padded = np.pad(levels, ((0, 0), (1, 1), (1, 1)), mode="edge")
@@ -43,6 +41,21 @@ def covered_share(mask: npt.NDArray[np.bool_], cell_px: int) -> npt.NDArray[np.f
     counts = by_row.reshape(len(by_row), width // cell_px, cell_px).sum(axis=2, dtype=np.uint16)
     share: npt.NDArray[np.float32] = counts.astype(np.float32) / np.float32(cell_px * cell_px)
     return share
+
+
+def _is_mixed(leader: npt.NDArray[np.uint8]) -> npt.NDArray[np.bool_]:
+    """Whether a cell and the eight around it (fewer at the edge) are not all the same: one of the three rows is mixed, or the middle column."""
+    across, down = leader[:, 1:] != leader[:, :-1], leader[1:] != leader[:-1]
+    by_row = np.zeros(leader.shape, dtype=np.bool_)  # a cell and those beside it
+    by_row[:, 1:] |= across
+    by_row[:, :-1] |= across
+    by_column = np.zeros(leader.shape, dtype=np.bool_)  # a cell and those above and below it
+    by_column[1:] |= down
+    by_column[:-1] |= down
+    mixed = by_row | by_column
+    mixed[1:] |= by_row[:-1]
+    mixed[:-1] |= by_row[1:]
+    return mixed
 
 
 def _middle_pixels(around: npt.NDArray[np.float32], cell_px: int) -> npt.NDArray[np.float32]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import io
-import json
 import logging
 import uuid
 from collections.abc import Iterator
@@ -14,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import orjson
 import shapely
 
 from serving.contract import TissueClass, TissueTask
@@ -25,6 +25,8 @@ from .placement import Placement
 MAX_LEVEL_PX = 64_000_000
 MAX_CORNERS = 3_000_000  # about 100 bytes each while a class is traced
 _ROWS = 512
+_COMPRESSION = 3  # 6 takes twice the time for 5 % fewer bytes
+_BUFFER_BYTES = 1 << 18
 _NAMESPACE = uuid.UUID("5f1c0d0e-8c7b-4b0a-9a36-7b6f3a1f6c11")  # ids follow from slide, class and number: the same mask gives the same file
 
 _log = logging.getLogger(__name__)
@@ -74,16 +76,16 @@ def write_geojson(
     features = Features(slide, level, placement, options)
     with (
         open(path, "wb") as raw,
-        gzip.GzipFile("", "wb", compresslevel=6, fileobj=raw, mtime=0) as packed,
-        io.TextIOWrapper(packed) as file,
+        gzip.GzipFile("", "wb", compresslevel=_COMPRESSION, fileobj=raw, mtime=0) as packed,
+        io.BufferedWriter(packed, _BUFFER_BYTES) as file,  # type: ignore[arg-type]  # it is as good as a raw file
     ):
-        file.write('{"type":"FeatureCollection","features":[')
-        separator = "\n"
+        file.write(b'{"type":"FeatureCollection","features":[')
+        separator = b"\n"
         for tissue, its_corners in zip(task.classes, corners, strict=True):
             for feature in features.of_class(tissue, its_corners):
-                file.write(separator + json.dumps(feature, separators=(",", ":")))
-                separator = ",\n"
-        file.write("\n]}\n")
+                file.write(separator + orjson.dumps(feature, option=orjson.OPT_SERIALIZE_NUMPY))
+                separator = b",\n"
+        file.write(b"\n]}\n")
     level_mpp = (placement.mpp_m[0] * level.factor, placement.mpp_m[1] * level.factor)
     return PolygonSummary(level.index, level_mpp, features.written, features.dropped)
 
@@ -116,7 +118,7 @@ class Features:
             self.written += 1
             yield self._feature(tissue, area_um2, self._rings(outline))
 
-    def _feature(self, tissue: TissueClass, area_um2: float, rings: list[list[list[float]]]) -> dict[str, Any]:
+    def _feature(self, tissue: TissueClass, area_um2: float, rings: list[npt.NDArray[np.generic]]) -> dict[str, Any]:
         return {
             "type": "Feature",
             "id": str(uuid.uuid5(_NAMESPACE, f"{self.slide}/{tissue.name}/{self.written}")),
@@ -129,7 +131,7 @@ class Features:
             },
         }
 
-    def _rings(self, outline: Outline) -> list[list[list[float]]]:
+    def _rings(self, outline: Outline) -> list[npt.NDArray[np.generic]]:
         exterior, *holes = (self.placement.from_m(ring * self.factor) for ring in (outline.exterior, *outline.holes))
         if self._tolerance_l0 > 0:
             exact = shapely.Polygon(exterior, holes)
@@ -150,10 +152,7 @@ def _corners_of_first_level(label: StoredLabel, task: TissueTask) -> tuple[Store
     return small[-1], find_corners(small[-1].strips(_ROWS), len(task.classes), small[-1].size_px * 4)
 
 
-def _closed(ring: npt.NDArray[np.float64]) -> list[list[float]]:
+def _closed(ring: npt.NDArray[np.float64]) -> npt.NDArray[np.generic]:
     """Whole numbers as such: they are most, and shorter."""
-    if np.array_equal(ring, np.rint(ring)):
-        whole: list[list[float]] = ring.astype(np.int64).tolist()
-        return [*whole, whole[0]]
-    points: list[list[float]] = ring.tolist()
-    return [*points, points[0]]
+    whole = ring.astype(np.int64)
+    return np.concatenate([whole, whole[:1]]) if np.array_equal(ring, whole) else np.concatenate([ring, ring[:1]])

@@ -11,6 +11,8 @@ from serving.background import keep_large
 
 _PIXELS_PER_RUN = 16  # below that a run costs more than its pixels do
 
+_CACHED_ROWS = 64  # at a time: they stay in the processor's cache
+
 
 def keep_large_components(bright: npt.NDArray[np.bool_], min_size_px: int) -> npt.NDArray[np.bool_]:
     """Drop the 4-connected components of fewer than `min_size_px` pixels from a mask (H, W); the argument is not changed."""
@@ -34,10 +36,16 @@ def keep_large_components(bright: npt.NDArray[np.bool_], min_size_px: int) -> np
 def _runs(bright: npt.NDArray[np.bool_]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
     """First pixel and the one after the last of every run of a row, in a flat mask whose rows end in one dark pixel more."""
     height, width = bright.shape
-    padded = np.zeros(height * (width + 1) + 1, dtype=np.bool_)  # one before the first
-    padded[1:].reshape(height, width + 1)[:, :-1] = bright
-    edges = np.flatnonzero(padded[1:] != padded[:-1])
-    return edges[0::2], edges[1::2]
+    row = width + 1
+    padded = np.zeros(_CACHED_ROWS * row + 1, dtype=np.bool_)  # one before the first
+    edges = [np.empty(0, dtype=np.int64)]
+    for top in range(0, height, _CACHED_ROWS):
+        part = bright[top : top + _CACHED_ROWS]
+        flat = padded[: len(part) * row + 1]
+        flat[1:].reshape(len(part), row)[:, :-1] = part
+        edges.append(np.flatnonzero(flat[1:] != flat[:-1]) + top * row)
+    joined = np.concatenate(edges)  # a row's last run ends within the row: each part has as many ends as starts
+    return joined[0::2], joined[1::2]
 
 
 def _touching(starts: npt.NDArray[np.int64], ends: npt.NDArray[np.int64], row: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:

@@ -19,6 +19,7 @@ _UPPER_LEFT, _UPPER_RIGHT, _LOWER_LEFT, _LOWER_RIGHT = (
 _FALLING = _UPPER_LEFT | _LOWER_RIGHT  # two pixels that touch at the point alone
 _RISING = _UPPER_RIGHT | _LOWER_LEFT
 _IS_CORNER = np.array([int(code).bit_count() % 2 == 1 or code in (_FALLING, _RISING) for code in range(16)])
+_CACHED_ROWS = 32  # at a time: they stay in the processor's cache
 
 Points = npt.NDArray[np.int64]  # (n, 2): x, y of pixel corners; pixel i covers [i, i + 1)
 
@@ -84,7 +85,7 @@ def find_outlines(corners: Corners) -> Iterator[Outline]:
 
     Its polygon is valid: a ring visits no point twice, holes lie inside, and rings touch at points alone.
     """
-    rings = [part for ring in _walk(corners) for part in _split(ring)]
+    rings = [part for ring, meets_itself in _walk(corners) for part in (_split(ring) if meets_itself else (ring,))]
     areas = [_signed_area(ring) for ring in rings]
     exteriors = [(ring, area) for ring, area in zip(rings, areas, strict=True) if area > 0]
     holes = [(ring, area) for ring, area in zip(rings, areas, strict=True) if area < 0]
@@ -98,24 +99,31 @@ def find_outlines(corners: Corners) -> Iterator[Outline]:
 
 def _collect(parts: list[list[Corners]], window: npt.NDArray[np.uint8], top: int) -> int:
     """Corners on the grid lines between the window's rows; the first of these lies at `top`."""
-    present = np.unique(window)
+    return sum(
+        _collect_some(parts, window[first : first + _CACHED_ROWS + 1], top + first) for first in range(0, len(window) - 1, _CACHED_ROWS)
+    )
+
+
+def _collect_some(parts: list[list[Corners]], window: npt.NDArray[np.uint8], top: int) -> int:
+    framed = np.pad(window, ((0, 0), (1, 1)))
+    around = framed[:-1, :-1], framed[:-1, 1:], framed[1:, :-1], framed[1:, 1:]
+    is_mixed = around[0] != around[1]
+    for other in around[2:]:
+        is_mixed |= around[0] != other
+    y, x = np.nonzero(is_mixed)  # few: a corner of whichever class is among them
+    pixels = [pixel[y, x] for pixel in around]
     count = 0
-    for value in present[present > 0]:
+    for value in np.flatnonzero(np.bincount(np.concatenate(pixels), minlength=1)[1:]) + 1:
         if value > len(parts):
             raise ValueError(f"expected labels 0…{len(parts)}, got {value}")
-        is_class = np.pad(window == value, ((0, 0), (1, 1))).view(np.uint8)
-        codes: npt.NDArray[np.uint8] = (
-            is_class[:-1, :-1] * _UPPER_LEFT
-            + is_class[:-1, 1:] * _UPPER_RIGHT
-            + is_class[1:, :-1] * _LOWER_LEFT
-            + is_class[1:, 1:] * _LOWER_RIGHT
-        )
-        y, x = np.nonzero(_IS_CORNER[codes])
-        code = codes[y, x]
-        times = np.where((code == _FALLING) | (code == _RISING), 2, 1)
-        found = Corners(x.repeat(times).astype(np.int32), (y + top).repeat(times).astype(np.int32), code.repeat(times))
-        parts[value - 1].append(found)
-        count += len(found.x)
+        codes = np.zeros(len(y), dtype=np.uint8)
+        for pixel, bit in zip(pixels, (_UPPER_LEFT, _UPPER_RIGHT, _LOWER_LEFT, _LOWER_RIGHT), strict=True):
+            codes |= (pixel == value) * bit
+        found = np.flatnonzero(_IS_CORNER[codes])
+        times = np.where((codes[found] == _FALLING) | (codes[found] == _RISING), 2, 1)
+        at = found.repeat(times)
+        parts[value - 1].append(Corners(x[at].astype(np.int32), (y[at] + top).astype(np.int32), codes[at]))
+        count += len(at)
     return count
 
 
@@ -129,9 +137,10 @@ def _join(parts: list[Corners]) -> Corners:
     )
 
 
-def _walk(corners: Corners) -> Iterator[Points]:
-    """Closed rings with the class to the right of the way (y down: outer rings run clockwise)."""
+def _walk(corners: Corners) -> Iterator[tuple[Points, bool]]:
+    """Closed rings with the class to the right of the way (y down: outer rings run clockwise), and whether one may visit a point twice."""
     x, y = corners.x, corners.y
+    is_twin = (corners.code == _FALLING) | (corners.code == _RISING)
     across = _partners(np.arange(len(x)))  # they come row by row
     along = _partners(np.lexsort((_upper_first(corners), y, x)))
     next_x, next_y = memoryview(across.data), memoryview(along.data)
@@ -147,7 +156,7 @@ def _walk(corners: Corners) -> Iterator[Points]:
             at = next_y[beside]
         points = np.stack([x[ring], y[ring]], axis=1).astype(np.int64)
         # The start is the uppermost left corner, the way goes right: the class is below, to the right, unless the ring is a hole's.
-        yield points if corners.code[start] & _LOWER_RIGHT else points[::-1]
+        yield (points if corners.code[start] & _LOWER_RIGHT else points[::-1]), bool(is_twin[ring].any())
 
 
 def _partners(order: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
@@ -173,9 +182,6 @@ def _upper_first(corners: Corners) -> npt.NDArray[np.int64]:
 def _split(ring: Points) -> Iterator[Points]:
     """Rings that visit no point twice; together they are the same line."""
     keys = ring[:, 0] << 32 | ring[:, 1]
-    if len(np.unique(keys)) == len(keys):
-        yield ring
-        return
     way: list[int] = []
     position: dict[int, int] = {}
     for index, key in enumerate(keys.tolist()):

@@ -16,6 +16,7 @@ from .blend import CellRows, unpack
 from .cell_labels import covered_share, labels_of_cells
 from .large_components import keep_large_components
 
+_CACHED_C = 8  # rows of cells at a time whose probabilities stay in the processor's cache
 _CHUNK_C = 32  # rows of cells of a CAM upsampled at a time: the upsampled evidence of a whole strip would be gigabytes
 
 
@@ -164,9 +165,12 @@ def _segment_labels(
     end_c: int,
 ) -> npt.NDArray[np.uint8]:
     """What the served `<m>_segment_labels` graph says: background by area fraction on the cells, quantized, upsampled, argmax."""
-    probabilities = np.where(covered, evidence, np.float32(0))
-    probabilities[0][~covered] = 1
-    levels = add_background(probabilities, covered_share(background, cell_px))
+    levels = np.empty(evidence.shape, dtype=np.uint8)
+    for first_c in range(0, len(covered), _CACHED_C):
+        rows = slice(first_c, first_c + _CACHED_C)
+        probabilities = np.where(covered[rows], evidence[:, rows], np.float32(0))
+        probabilities[0][~covered[rows]] = 1
+        levels[:, rows] = add_background(probabilities, covered_share(background[_pixels(rows, cell_px)], cell_px))
     return labels_of_cells(levels, cell_px)[start_c * cell_px : end_c * cell_px]
 
 

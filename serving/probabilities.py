@@ -39,7 +39,8 @@ def add_background(probabilities: npt.NDArray[np.float32], background: npt.NDArr
     levels = np.rint(probabilities * np.float32(255 * _FINE)) / np.float32(_FINE)
     combined = levels * (1 - background)
     combined[0] += 255 * background
-    whole: npt.NDArray[np.uint8] = np.rint(np.clip(combined, 0, 255)).astype(np.uint8)
+    np.minimum(np.maximum(combined, 0, out=combined), 255, out=combined)
+    whole: npt.NDArray[np.uint8] = np.rint(combined, out=combined).astype(np.uint8)
     return whole
 
 
