@@ -5,7 +5,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: setup demo test test-served test-alone check unit soak api clean
+.PHONY: setup demo test check unit soak api clean
 
 setup: .venv/.done .triton/.done
 
@@ -35,17 +35,11 @@ check: setup
 	$(BIN)/lint-imports
 
 unit: setup
-	$(BIN)/pytest -m "not triton and not install and not slow"
+	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses=2 --dist=loadgroup -m "not triton and not install and not slow"
 
-# Two halves side by side, since most tests keep one core busy: those that start the real Triton, and the others.
+# Two processes, since most tests keep one core busy. Those that start the real Triton are all in one of them (tests/conftest.py).
 test: setup
-	@$(MAKE) --no-print-directory --jobs=2 --keep-going --output-sync=target test-served test-alone
-
-test-served: setup
-	$(BIN)/pytest -m triton
-
-test-alone: setup
-	OMP_NUM_THREADS=1 $(BIN)/pytest -m "not triton"
+	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses=2 --dist=loadgroup
 
 soak: setup
 	$(BIN)/python -m benchmarks.soak --minutes 30 --output out/soak.json

@@ -14,6 +14,7 @@ def pytest_configure() -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    _group(items)
     marked = [item for item in items if item.get_closest_marker("gpu") is not None]
     if not marked:
         return
@@ -26,3 +27,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in marked:
         if missing:
             item.add_marker(pytest.mark.skip(reason=f"needs {' and '.join(missing)}, not here"))
+
+
+def _group(items: list[pytest.Item]) -> None:
+    """For `--dist loadgroup`: a module's tests share its fixtures, and all that start the real Triton come one after the other."""
+    for item in items:
+        group = "triton" if item.get_closest_marker("triton") is not None else item.nodeid.partition("::")[0]
+        item.add_marker(pytest.mark.xdist_group(group))

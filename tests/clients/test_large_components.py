@@ -15,7 +15,7 @@ from serving.background import keep_large
 @settings(deadline=None, max_examples=150)
 @given(
     seed=st.integers(0, 2**32 - 1),
-    height=st.integers(1, 40),
+    height=st.integers(1, 150),  # more than are looked at at a time
     width=st.integers(1, 60),
     smooth_px=st.sampled_from([0.0, 1.0, 3.0]),
     min_size_px=st.integers(0, 300),

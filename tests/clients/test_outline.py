@@ -40,6 +40,13 @@ def test_polygons_are_valid_and_hold_exactly_the_pixels(labels: np.ndarray, cut:
         np.testing.assert_array_equal(centers_inside(polygons, labels.shape), labels == value)
 
 
+def test_the_same_of_an_image_of_many_rows() -> None:
+    labels = np.random.default_rng(3).integers(0, 3, (35, 6), dtype=np.uint8).repeat(4, axis=0)
+    for value, corners in enumerate(find_corners([labels], 2, labels.size * 4), start=1):
+        polygons = [polygon(outline) for outline in find_outlines(corners)]
+        np.testing.assert_array_equal(centers_inside(polygons, labels.shape), labels == value)
+
+
 @given(labels_of_any_kind)
 def test_every_corner_turns(labels: np.ndarray) -> None:
     for outline in (outline for outlines in trace(labels) for outline in outlines):
