@@ -26,7 +26,7 @@ from clients.served_model import ServedModel
 from serving.command import FAILED, run
 from serving.embedded import EmbeddedTriton
 from serving.errors import ServingError
-from serving.processes import PROC, server_of, stubs_of
+from serving.processes import PROC, server_of, stub_instance, stubs_of
 from serving.restarts import Supervision
 
 PROGRAM = "soak"
@@ -46,7 +46,7 @@ class Soak:
     batches: tuple[int, ...] = (1, 3, 8, 16)
     """Tiles per request, in turn."""
     kills: int = 4
-    """Kills, evenly over the time; a stub and the server in turn."""
+    """Kills, evenly over the first third of the time, a stub and the server in turn; in the rest the memory is judged."""
     sample_s: float = 10.0
     """Seconds between two looks at the memory."""
     output: Path | None = None
@@ -56,13 +56,16 @@ class Soak:
 
 @dataclass(frozen=True)
 class Sample:
-    """Resident memory in MB at one time; `server_mb` is that of Triton, `stubs_mb` that of all stubs together. `run` counts the restarts."""
+    """Private resident memory of each process at one time.
+
+    Attributes:
+        run: counts the restarts.
+        process_mb: `client` (this process, its callers and its supervisor), `triton`, and each stub by its model instance.
+    """
 
     time_s: float
     run: int
-    own_mb: float
-    server_mb: float
-    stubs_mb: float
+    process_mb: dict[str, float]
 
 
 class Caller:
@@ -130,19 +133,21 @@ def watch(options: Soak, server: EmbeddedTriton, callers: Sequence[Caller], samp
     start_s, killed = time.monotonic(), 0
     while (passed_s := time.monotonic() - start_s) < 60 * options.minutes and all(caller.error is None for caller in callers):
         server.require_running()
-        if killed < options.kills and passed_s >= 60 * options.minutes * (killed + 1) / (options.kills + 1):
+        if killed < options.kills and passed_s >= kill_time_s(options, killed):
             if kill(server, stub=killed % 2 == 0, choose=choose):
                 killed += 1
         elif len(server.restarts) == killed:  # while it starts, its memory says nothing
             sample = measure(server, passed_s)
             if sample is not None:
                 samples.append(sample)
-                print(
-                    f"{PROGRAM}: {passed_s:5.0f} s  own {sample.own_mb:.0f} MB, Triton {sample.server_mb:.0f} MB, stubs {sample.stubs_mb:.0f} MB, "
-                    f"{sum(caller.tiles for caller in callers)} tiles",
-                    file=sys.stderr,
-                )
+                shown = ", ".join(f"{name} {process_mb:.0f}" for name, process_mb in sample.process_mb.items())
+                print(f"{PROGRAM}: {passed_s:5.0f} s  {sum(caller.tiles for caller in callers)} tiles; MB: {shown}", file=sys.stderr)
         time.sleep(options.sample_s)
+
+
+def kill_time_s(options: Soak, killed: int) -> float:
+    """When the next kill is due, after so many: within the first third."""
+    return 20 * options.minutes * (killed + 1) / max(options.kills, 1)
 
 
 def kill(server: EmbeddedTriton, stub: bool, choose: random.Random) -> bool:
@@ -164,9 +169,10 @@ def measure(server: EmbeddedTriton, time_s: float) -> Sample | None:
         triton = server_of(server.pid)
         if triton is None:
             return None
-        stubs_mb = sum(resident_mb(stub.pid) for stub in stubs_of(triton.pid))
-        return Sample(round(time_s, 1), len(server.restarts), resident_mb(os.getpid()), resident_mb(triton.pid), round(stubs_mb, 1))
-    except (OSError, ServingError):
+        stubs = {stub_instance(stub): resident_mb(stub.pid) for stub in stubs_of(triton.pid)}
+        process_mb = {"client": resident_mb(os.getpid()), "triton": resident_mb(triton.pid), **dict(sorted(stubs.items()))}
+        return Sample(round(time_s, 1), len(server.restarts), process_mb)
+    except (OSError, KeyError, ServingError):  # a process that is ending has no memory to tell of
         return None
 
 
@@ -187,20 +193,39 @@ def report(options: Soak, server: EmbeddedTriton, callers: Sequence[Caller], sam
         "lost": sent - answered,
         "tiles": sum(caller.tiles for caller in callers),
         "restarts": [asdict(restart) for restart in server.restarts],
-        "mb_per_hour": {name: slope_per_hour(samples, name) for name in ("own_mb", "server_mb", "stubs_mb")},
+        "memory": {name: asdict(memory) for name, memory in memories(samples).items()},
         "samples": [asdict(sample) for sample in samples],
     }
 
 
-def slope_per_hour(samples: Sequence[Sample], name: str) -> float | None:
-    """Least squares over the second half of the longest time without a restart, when caches are filled; None for fewer than four samples."""
+@dataclass(frozen=True)
+class Memory:
+    """One process over the longest time without a restart, private resident memory.
+
+    Attributes:
+        mb_per_hour: least squares over the second half of that time, when caches are filled.
+    """
+
+    start_mb: float
+    middle_mb: float
+    end_mb: float
+    mb_per_hour: float
+
+
+def memories(samples: Sequence[Sample]) -> dict[str, Memory]:
+    """Process → its memory; empty for fewer than eight samples."""
     runs = [[sample for sample in samples if sample.run == run] for run in {sample.run for sample in samples}]
     longest = max(runs, key=len, default=[])
-    late = longest[len(longest) // 2 :]
-    if len(late) < 4:
-        return None
-    slope, _ = np.polyfit([sample.time_s for sample in late], [getattr(sample, name) for sample in late], 1)
-    return round(float(slope) * 3600, 1)
+    if len(longest) < 8:
+        return {}
+    middle = len(longest) // 2
+    times_s = [sample.time_s for sample in longest[middle:]]
+    found = {}
+    for name in longest[0].process_mb:
+        values_mb = [sample.process_mb[name] for sample in longest]
+        slope, _ = np.polyfit(times_s, values_mb[middle:], 1)
+        found[name] = Memory(values_mb[0], values_mb[middle], values_mb[-1], round(float(slope) * 3600, 1))
+    return found
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ COPY export /opt/build/export
 COPY serving /opt/build/serving
 COPY clients /opt/build/clients
 COPY benchmarks /opt/build/benchmarks
-RUN pip install --no-cache-dir '/opt/build[client]' \
+RUN pip install --no-cache-dir '/opt/build[client,dask,store]' \
     && rm --recursive /opt/build \
     && useradd --uid 1000 --create-home histoserve
 

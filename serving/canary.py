@@ -1,4 +1,4 @@
-"""Asks a ready server for the tiles whose answers the release was exported with, and compares values. Starts nothing."""
+"""Asks a ready server for the tiles whose answers the release was exported with, as pixels and as image files, and compares values. Starts nothing."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ import tritonclient.grpc as grpcclient
 from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
 from .check import parse_contract
-from .contract import PROBABILITIES, TILE
+from .contract import IMAGE, PROBABILITIES, TILE, Contract
 from .errors import CanaryError
 from .modelconfig import Config, EnsembleConfig
+from .png_file import encode_png
 
 CANARY_FILE = "canary.npz"  # beside the frozen ensemble's config.pbtxt: TILE and every output
 TOLERANCE = "tolerance"  # in the same file: how far a served value may be away
@@ -43,23 +44,27 @@ class Tolerance:
 FLOAT32 = Tolerance()
 
 
-def canary_models(configs: Iterable[Config]) -> list[str]:
-    """The served ensembles to ask: each frozen release; the entries and the slide models hold the same steps (see `check`)."""
+def canary_contracts(configs: Iterable[Config]) -> dict[str, Contract]:
+    """The served ensembles to ask, each with its contract: the frozen one of each release, then those that take images, so that a wrong
+    network is not told as a wrong image. The entries and the slide models hold the same steps (see `check`)."""
     contracts = ((config.name, parse_contract(config)) for config in configs if isinstance(config, EnsembleConfig))
-    return [name for name, contract in contracts if contract is not None and contract.release == name]
+    frozen = [contract for name, contract in contracts if contract is not None and contract.frozen == name]
+    return {contract.frozen: contract for contract in sorted(frozen, key=lambda contract: contract.takes == "image")}
 
 
-def run_canary(client: grpcclient.InferenceServerClient, repository: Path, model: str) -> None:
-    """Compare a served release with its own record.
+def run_canary(client: grpcclient.InferenceServerClient, repository: Path, contract: Contract) -> None:
+    """Compare a served frozen ensemble with its release's record. One that takes images is sent the same tiles as PNG files.
 
     Raises:
         CanaryError: no record, no answer, or wrong values.
     """
-    path = repository / model / CANARY_FILE
+    path = repository / contract.release / CANARY_FILE
     expected, tolerance = read_canary(path), read_tolerance(path)
-    served = ask(client, model, expected.pop(TILE), tuple(expected))
+    tiles, outputs = expected.pop(TILE), tuple(expected)
+    asked = ask if contract.takes == "tile" else ask_files
+    served = asked(client, contract.frozen, tiles, outputs)
     for name, values in expected.items():
-        compare(model, name, values, served[name], tolerance)
+        compare(contract.frozen, name, values, served[name], tolerance)
 
 
 def read_canary(path: Path) -> Arrays:
@@ -92,11 +97,22 @@ def _read(path: Path) -> Arrays:
 
 def ask(client: grpcclient.InferenceServerClient, model: str, tiles: npt.NDArray[Any], outputs: tuple[str, ...]) -> Arrays:
     """One request for the named outputs."""
-    tile_input = grpcclient.InferInput(TILE, list(tiles.shape), np_to_triton_dtype(tiles.dtype))
-    tile_input.set_data_from_numpy(tiles)
+    given = grpcclient.InferInput(TILE, list(tiles.shape), np_to_triton_dtype(tiles.dtype))
+    given.set_data_from_numpy(tiles)
+    return _answer(client, model, given, outputs)
+
+
+def ask_files(client: grpcclient.InferenceServerClient, model: str, tiles: npt.NDArray[Any], outputs: tuple[str, ...]) -> Arrays:
+    """One request that sends each tile as a PNG file."""
+    given = grpcclient.InferInput(IMAGE, [len(tiles), 1], "BYTES")
+    given.set_data_from_numpy(np.array([[encode_png(tile)] for tile in tiles], dtype=np.object_))
+    return _answer(client, model, given, outputs)
+
+
+def _answer(client: grpcclient.InferenceServerClient, model: str, given: grpcclient.InferInput, outputs: tuple[str, ...]) -> Arrays:
     wanted = [grpcclient.InferRequestedOutput(name) for name in outputs]
     try:
-        answer = client.infer(model, [tile_input], outputs=wanted)
+        answer = client.infer(model, [given], outputs=wanted)
     except InferenceServerException as error:
         raise CanaryError(f"model {model!r}: the canary's request failed: {error.message()}: {_REMEDY}") from error
     return {name: answer.as_numpy(name) for name in outputs}

@@ -12,7 +12,7 @@ from pathlib import Path
 import tritonclient.grpc as grpcclient
 from tritonclient.utils import InferenceServerException
 
-from .canary import CANARY_FILE, canary_models, read_canary, run_canary
+from .canary import CANARY_FILE, canary_contracts, read_canary, run_canary
 from .check import VERSION, check_repository, entry_names
 from .doctor_machine import examine_machine
 from .doctor_triton import examine_exposure, examine_installation
@@ -43,7 +43,7 @@ def examine_repository(question: Question) -> tuple[list[Finding], dict[str, Con
         return [failure("repository", error)], {}
     found = f"{', '.join(models)}: {len(configs)} models fit together"
     findings = [Finding("repository", "OK", found)]
-    for name in canary_models(configs.values()):
+    for name in dict.fromkeys(contract.release for contract in canary_contracts(configs.values()).values()):
         findings.append(judged(f"release {name}", partial(_release, question.repository, name, configs)))
     return findings, configs
 
@@ -83,7 +83,7 @@ def examine_running(question: Question) -> Iterator[Finding]:
 
 def _ask(question: Question, configs: Mapping[str, Config]) -> str:
     connection = own_connection(question.exposure, question.port, check_certificates(question.exposure))
-    releases = canary_models(configs.values())
+    contracts = canary_contracts(configs.values())
     with grpcclient.InferenceServerClient(**connection) as client:
         try:
             ready = client.is_server_ready(client_timeout=_ANSWER_S)
@@ -93,6 +93,6 @@ def _ask(question: Question, configs: Mapping[str, Config]) -> str:
             ) from error
         if not ready:
             raise StartError(f"{connection['url']}: expected a Triton that is ready, it says it is not: look at its log")
-        for release in releases:
-            run_canary(client, question.repository, release)
-    return f"{connection['url']}: ready; right values from {', '.join(releases)}"
+        for contract in contracts.values():
+            run_canary(client, question.repository, contract)
+    return f"{connection['url']}: ready; right values from {', '.join(contracts)}"

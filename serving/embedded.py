@@ -27,7 +27,8 @@ class EmbeddedTriton:
             TileClient(server.address)
 
     Args:
-        models: served with all they need: the steps of ensembles, the release and the slide model that a contract names.
+        models: served with all they need: the steps of ensembles, the release and the slide model that a contract names. None = every
+            entry of the repository; with `exposure.reloadable` also those that are published later, until they are removed.
         port: None = a free one; it stays the same over restarts.
         log_path: where Triton's log goes; None = a temporary file, kept only where the start fails.
         exposure: what it opens; None = gRPC on the loopback interface alone.

@@ -8,6 +8,7 @@ ServingError
 ├── ExposureError        the server must not be opened like that
 ├── StartError           Triton did not become ready; the message carries its own log lines
 ├── StatusError          a running server's state cannot be asked for or told
+├── PageError            the page for people cannot be served
 └── CanaryError          the server is ready and answers wrong values
 """
 
@@ -44,6 +45,10 @@ class StartError(ServingError):
 
 class StatusError(ServingError):
     """The state of a running server cannot be asked for, or not be told."""
+
+
+class PageError(ServingError):
+    """The page for people cannot be served: the message says what it lacks."""
 
 
 class CanaryError(ServingError):

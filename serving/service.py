@@ -11,15 +11,16 @@ from pathlib import Path
 
 from tritonclient.utils import InferenceServerException
 
-from .canary import canary_models, run_canary
-from .canary_watch import CanaryWatch
-from .check import check_repository
+from .canary import canary_contracts, run_canary
+from .canary_watch import CanaryWatch, Progress
+from .check import check_repository, entry_names
+from .contract import Contract
 from .errors import PortError, ServingError, StartError
 from .exposure import GRPC, Exposure, check_version
 from .launch import require_shared_memory
 from .modelconfig import Config
 from .port import free_port, port_in_use, require_free
-from .release_set import needed
+from .release_set import first_steps, needed
 from .reload import Reloader
 from .restarts import Supervision
 from .status import ModelCounters, Snapshot, read_models
@@ -37,7 +38,7 @@ class TritonService:
     """Ready and checked after `start`; `stop` ends it.
 
     Args:
-        models: served with all they need.
+        models: served with all they need; none = every entry of the repository, and of a reloadable service those that come later too.
         port: None = a free one, kept over restarts.
         grace_s: how long a release that no entry names anymore stays loaded after its last request; for reloadable services.
 
@@ -56,18 +57,24 @@ class TritonService:
         supervision: Supervision,
         grace_s: float,
     ) -> None:
-        self.repository, self.models, self.exposure = repository, tuple(models), exposure
+        self.repository, self.exposure = repository, exposure
+        self._first_models = tuple(models) or entry_names(repository)
         self._supervision = supervision
         self._wanted_port = port
         self._log_path = log_path
         self._ready_timeout_s = ready_timeout_s
-        self.configs: dict[str, Config] = check_repository(repository, models)
+        self.configs: dict[str, Config] = check_repository(repository, self._first_models)
         self._install = find_install()
         self.version = probe_binary(self._install).version_text
         check_version(exposure, probe_binary(self._install).version)
         self.secret = secrets.token_urlsafe(24)
         self._run: TritonRun | None = None
-        self._reloader = Reloader(repository, self.models, grace_s) if exposure.reloadable else None
+        self._reloader = Reloader(repository, self._first_models, grace_s, discover=not models) if exposure.reloadable else None
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """What callers may ask for now: as asked for at the start, or the entries that the repository has by now."""
+        return self._first_models if self._reloader is None else self._reloader.models
 
     @property
     def run(self) -> TritonRun:
@@ -143,19 +150,24 @@ class TritonService:
 
     def releases(self) -> list[str]:
         """The frozen ensembles behind the entries of now. Not those that only wait for their last callers: a canary would keep them."""
-        entered = needed(self.configs, self.models)
-        return canary_models(config for name, config in self.configs.items() if name in entered)
+        return list(self._contracts())
 
-    def progress(self, release: str) -> int:
-        """Requests that the models of a release have finished since they were loaded; -1 = the server does not say."""
+    def _contracts(self) -> dict[str, Contract]:
+        configs = self.configs
+        entered = needed(configs, self.models)
+        return canary_contracts(config for name, config in configs.items() if name in entered)
+
+    def progress(self, release: str) -> Progress:
+        """How far the models behind a frozen ensemble have come since they were loaded."""
+        first = first_steps(self.configs, release)
         try:
             with self.run.client() as client:
                 statistics = client.get_inference_statistics(headers=self.run.admin_headers, client_timeout=_ANSWER_S).model_stats
         except InferenceServerException:
-            return -1
+            return Progress({}, first)
         models = needed(self.configs, [release])
-        counted = [entry.inference_stats for entry in statistics if entry.name in models]
-        return sum(stats.success.count + stats.fail.count for stats in counted)
+        counted = {entry.name: entry.inference_stats for entry in statistics if entry.name in models}
+        return Progress({name: stats.success.count + stats.fail.count for name, stats in counted.items()}, first)
 
     @property
     def port(self) -> int:
@@ -170,17 +182,22 @@ class TritonService:
         try:
             run.wait_ready(self._ready_timeout_s, give_up)
             run.expect_stubs(configs)
-            for release in canary_models(configs.values()):
-                self._ask(run, release)
+            for contract in canary_contracts(configs.values()).values():
+                self._ask(run, contract)
         except BaseException:
             run.kill()
             raise
         self._run, self._port = run, port
-        self._canaries = CanaryWatch(self._supervision, self.releases, lambda release: self._ask(run, release), self.progress)
+        self._canaries = CanaryWatch(self._supervision, self.releases, lambda release: self._ask_again(run, release), self.progress)
 
-    def _ask(self, run: TritonRun, release: str) -> None:
+    def _ask_again(self, run: TritonRun, release: str) -> None:
+        contract = self._contracts().get(release)
+        if contract is not None:  # else it was retired between the look and the question
+            self._ask(run, contract)
+
+    def _ask(self, run: TritonRun, contract: Contract) -> None:
         with run.client() as client:
-            run_canary(client, self.repository, release)
+            run_canary(client, self.repository, contract)
 
     def _wait_for_port(self, port: int, give_up: threading.Event) -> None:
         deadline_s = time.monotonic() + _PORT_WAIT_S

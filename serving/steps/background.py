@@ -28,6 +28,9 @@ class TritonPythonModel:
         """One request's BACKGROUND; an error becomes this request's own answer, so that its neighbors are not failed with it."""
         try:
             tiles = pb_utils.get_input_tensor_by_name(request, "TILE").as_numpy()
+            if tiles.ndim != 4:  # Triton 2.51 takes the axis away from a request of B = 0 that holds a tile all the same
+                told = f"background rule: expected TILE of shape (n, H, W, 3), n at least 1, got {tiles.shape}: say how many tiles are sent"
+                return pb_utils.InferenceResponse(error=pb_utils.TritonError(told, pb_utils.TritonError.INVALID_ARG))
             return pb_utils.InferenceResponse(output_tensors=[pb_utils.Tensor("BACKGROUND", self.masks(tiles))])
         except Exception as error:  # noqa: BLE001 (whatever it is, it becomes the answer)
             return pb_utils.InferenceResponse(error=pb_utils.TritonError(f"background rule: {error}"))

@@ -34,11 +34,15 @@ class TritonPythonModel:
         try:
             files = pb_utils.get_input_tensor_by_name(request, "IMAGE").as_numpy()
             return pb_utils.InferenceResponse(output_tensors=[pb_utils.Tensor("TILE", self.tiles(files))])
+        except ImageError as error:  # the caller's to mend
+            return pb_utils.InferenceResponse(error=pb_utils.TritonError(f"decode step: {error}", pb_utils.TritonError.INVALID_ARG))
         except Exception as error:  # noqa: BLE001 (whatever it is, it becomes the answer)
             return pb_utils.InferenceResponse(error=pb_utils.TritonError(f"decode step: {error}"))
 
     def tiles(self, files: npt.NDArray[np.object_]) -> npt.NDArray[np.uint8]:
         """Bytes (B, 1) → uint8 (B, tile_px, tile_px, 3)."""
+        if files.ndim != 2:  # Triton 2.51 takes the axis away from a request of B = 0 that holds a file all the same
+            raise ImageError(f"expected IMAGE of shape (n, 1), n at least 1, got {files.shape}: say how many files are sent")
         tiles = np.empty((len(files), self.tile_px, self.tile_px, 3), np.uint8)
         for index, (data,) in enumerate(files):
             try:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -23,6 +26,23 @@ STYLE = "{extends: default, rules: {line-length: {max: 140}, document-start: dis
 @pytest.mark.parametrize("path", sorted([*DOCKER.rglob("*.yaml"), *DOCKER.rglob("*.yml")]), ids=lambda path: path.name)
 def test_yamllint(path: Any) -> None:
     assert [str(problem) for problem in linter.run(path.read_text(), YamlLintConfig(STYLE))] == []
+
+
+def schema_faults(*files: Path) -> str:
+    """What the Compose specification's own schema says, by the copy that check-jsonschema brings along; empty where nothing."""
+    program = Path(sys.executable).parent / "check-jsonschema"
+    command = [str(program), "--builtin-schema", "vendor.compose-spec", *(str(file) for file in files)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode in (0, 1), done.stderr
+    return done.stdout + done.stderr if done.returncode else ""
+
+
+def test_compose_files_are_valid_by_the_specification(tmp_path: Path) -> None:
+    text = (DOCKER / "compose.yaml").read_text()
+    misspelled = tmp_path / "compose.yaml"
+    misspelled.write_text(text.replace("read_only:", "raed_only:"))
+    assert schema_faults(DOCKER / "compose.yaml", DOCKER / "compose.gpu.yaml") == ""
+    assert "raed_only" in schema_faults(misspelled)
 
 
 @pytest.mark.parametrize("name", SERVICES)

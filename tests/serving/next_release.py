@@ -16,6 +16,8 @@ from serving.modelconfig import FILE_NAME, ONNX_FILE
 
 from . import tiny_release as tiny
 
+OTHER_NUMBER = 4
+
 
 def of_release(name: str, number: int) -> str:
     """The name of a model of release 1 in another release."""
@@ -36,12 +38,27 @@ def write_release(repository: Path, number: int) -> None:
     np.savez_compressed(path, TILE=tiles, **{LABELS: tiny.expected(tiles)[LABELS], PROBABILITIES: levels})
 
 
-def enter(repository: Path, number: int) -> None:
+def enter(repository: Path, number: int, entry: str = tiny.ENTRY) -> None:
     """What export does last: the entry becomes a copy of that release's frozen ensemble, in one step."""
-    release = of_release(tiny.RELEASE, number)
+    release = of_release(entry.replace("tiny_", "tiny_r1_"), number)
     partial = repository / f".{FILE_NAME}"
-    partial.write_text((repository / release / FILE_NAME).read_text().replace(f'name: "{release}"', f'name: "{tiny.ENTRY}"', 1))
-    os.replace(partial, repository / tiny.ENTRY / FILE_NAME)
+    partial.write_text((repository / release / FILE_NAME).read_text().replace(f'name: "{release}"', f'name: "{entry}"', 1))
+    os.replace(partial, repository / entry / FILE_NAME)
+
+
+def write_other_model(repository: Path) -> str:
+    """A model of its own beside the tiny one, its entries last; returns the name of that of tiles. Its values are release `OTHER_NUMBER`'s."""
+    write_release(repository, OTHER_NUMBER)
+    for folder in sorted(repository.glob(f"tiny_r{OTHER_NUMBER}_*")):
+        text = (folder / FILE_NAME).read_text()
+        (folder / FILE_NAME).write_text(text.replace(f"tiny_r{OTHER_NUMBER}_", "other_r1_"))
+        folder.rename(repository / folder.name.replace(f"tiny_r{OTHER_NUMBER}_", "other_r1_"))
+    for folder in sorted(repository.glob(f"{tiny.ENTRY}*")):
+        entry, release = folder.name.replace("tiny_", "other_"), folder.name.replace("tiny_", "other_r1_")
+        (repository / entry / "1").mkdir(parents=True)
+        text = (repository / release / FILE_NAME).read_text().replace(f'name: "{release}"', f'name: "{entry}"', 1)
+        (repository / entry / FILE_NAME).write_text(text)
+    return tiny.ENTRY.replace("tiny_", "other_")
 
 
 def probabilities(tiles: tiny.Tiles, number: int) -> tiny.Tiles:

@@ -8,11 +8,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from serving.canary import FLOAT32, TOLERANCE, Tolerance, canary_models, compare, read_canary, read_tolerance
+from serving.canary import FLOAT32, TOLERANCE, Tolerance, canary_contracts, compare, read_canary, read_tolerance
+from serving.check import check_repository
 from serving.contract import CAM, LABELS, PROBABILITIES, TILE
 from serving.errors import CanaryError
 
-from .tiny_release import RELEASE, configs
+from .tiny_image import IMAGE_ENTRY, IMAGE_RELEASE, add_image_entry
+from .tiny_release import RELEASE, configs, contract
 
 ZEROS = np.zeros((2, 50, 50), np.uint8)
 
@@ -67,7 +69,16 @@ def test_a_release_without_record_is_refused(tmp_path: Path) -> None:
 
 
 def test_each_release_is_asked_once() -> None:
-    assert canary_models(configs()) == [RELEASE]
+    assert canary_contracts(configs()) == {RELEASE: contract()}
+
+
+def test_the_images_of_a_release_are_asked_too(repository: Path) -> None:
+    add_image_entry(repository)
+    found = canary_contracts(check_repository(repository, [IMAGE_ENTRY]).values())
+    assert {name: (asked.takes, asked.release) for name, asked in found.items()} == {
+        RELEASE: ("tile", RELEASE),
+        IMAGE_RELEASE: ("image", RELEASE),  # whose record it is
+    }
 
 
 def write_record(path: Path, **more: Any) -> None:

@@ -15,7 +15,10 @@ from PIL import Image
 from tritonclient.utils import InferenceServerException
 
 from serving.contract import IMAGE, LABELS, PROBABILITIES, TILE, Contract
+from serving.doctor import examine_running
 from serving.embedded import EmbeddedTriton
+from serving.errors import CanaryError
+from serving.findings import Question
 from serving.triton_install import TritonInstall
 
 from . import tiny_release as tiny
@@ -92,6 +95,19 @@ def test_a_failing_network_gives_its_reason_through_the_ensemble(caller: grpccli
     bad[0, 0, 0, 0] = tiny.MAX_RED + 1
     with pytest.raises(InferenceServerException, match=r"(ONNX Runtime|OpenVINO): "):
         ask_images(caller, IMAGE_ENTRY, [png(bad[0])], (LABELS,))
+
+
+def test_a_decode_step_that_answers_wrong_pixels_is_found_at_the_start(repository: Path) -> None:
+    step = add_image_entry(repository) / DECODE / "1" / "model.py"
+    step.write_text(step.read_text().replace("= decode_tile(bytes(data), self.tile_px)", "= decode_tile(bytes(data), self.tile_px)[::-1]"))
+    with pytest.raises(CanaryError, match=f"'{IMAGE_RELEASE}': the server answers wrong values"), EmbeddedTriton(repository, [IMAGE_ENTRY]):
+        pass
+
+
+def test_a_probe_asks_for_images_too(image_server: EmbeddedTriton) -> None:
+    question = Question(image_server.repository, (IMAGE_ENTRY,), int(image_server.address.rpartition(":")[2]))
+    *_, answer = examine_running(question)
+    assert (answer.status, answer.found.partition("; ")[2]) == ("OK", f"right values from {tiny.RELEASE}, {IMAGE_RELEASE}")
 
 
 def test_an_older_release_beside_it_is_served_without(repository: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import threading
 from collections.abc import Iterator
@@ -21,17 +22,20 @@ from serving.embedded import EmbeddedTriton
 from serving.errors import RepositoryError
 from serving.exposure import Exposure
 from serving.modelconfig import FILE_NAME
-from serving.processes import server_of
-from serving.release_set import change, needed, retired_releases, unload_order
+from serving.processes import model_of, server_of, stub_instance, stubs_of
+from serving.release_set import change, first_steps, needed, retired_releases, unload_order
+from serving.restarts import Supervision
 from serving.sockets import listeners
 
 from . import tiny_release as tiny
-from .next_release import enter, of_release, probabilities, write_release
+from .next_release import OTHER_NUMBER, enter, of_release, probabilities, write_other_model, write_release
 from .processes import wait_until
 from .serving_process import serving
+from .tiny_image import DECODE, IMAGE_ENTRY, IMAGE_RELEASE, add_image_entry
 
 RELOADABLE = Exposure(reloadable=True)
 FIRST, SECOND = tiny.RELEASE, of_release(tiny.RELEASE, 2)
+OTHER_RELEASE = tiny.RELEASE.replace("tiny_", "other_")
 
 
 def test_a_new_release_is_loaded_from_its_steps_up_and_the_entry_last(repository: Path) -> None:
@@ -40,7 +44,7 @@ def test_a_new_release_is_loaded_from_its_steps_up_and_the_entry_last(repository
     enter(repository, 2)
     found = change(served, check_repository(repository, [tiny.ENTRY]), [tiny.ENTRY])
     assert [config.name for config in found.entries] == [tiny.ENTRY]
-    assert found.releases == [SECOND]
+    assert list(found.contracts) == [SECOND]
     names = [config.name for config in found.load]
     assert set(names[:3]) == {of_release(name, 2) for name in (tiny.NET, tiny.RULE_STEP, tiny.COMBINE)}
     assert set(names[3:]) == {SECOND, of_release(tiny.SLIDE, 2)}
@@ -60,7 +64,7 @@ def test_back_to_a_release_that_is_still_loaded_loads_nothing(repository: Path) 
     served = first | check_repository(repository, [tiny.ENTRY])
     enter(repository, 1)
     found = change(served, check_repository(repository, [tiny.ENTRY]), [tiny.ENTRY])
-    assert (found.load, found.releases) == ((), [FIRST])
+    assert (found.load, list(found.contracts)) == ((), [FIRST])
 
 
 def test_a_release_that_was_rewritten_is_refused(repository: Path) -> None:
@@ -80,6 +84,39 @@ def test_retired_is_what_no_entry_needs(repository: Path) -> None:
     assert retired_releases(configs, [tiny.ENTRY, FIRST]) == {}
     assert needed(configs, [tiny.ENTRY]) == {tiny.ENTRY} | {of_release(name, 2) for name in first}
     assert unload_order(configs, first)[:2] == sorted([FIRST, tiny.SLIDE])
+
+
+def test_the_images_of_a_release_move_and_retire_with_it(repository: Path) -> None:
+    add_image_entry(repository)
+    entries = [tiny.ENTRY, IMAGE_ENTRY]
+    first = check_repository(repository, entries)
+    write_release(repository, 2)
+    enter(repository, 2)
+    enter(repository, 2, IMAGE_ENTRY)
+    found = change(first, check_repository(repository, entries), entries)
+    assert [(name, contract.takes) for name, contract in found.contracts.items()] == [
+        (SECOND, "tile"),
+        (of_release(IMAGE_RELEASE, 2), "image"),
+    ]
+    served = first | {config.name: config for config in (*found.load, *found.entries)}
+    retired = retired_releases(served, entries)
+    assert set(retired) == {FIRST, IMAGE_RELEASE}
+    assert set().union(*retired.values()) == set(first) - set(entries)  # the decode step too
+
+
+def test_first_is_what_waits_for_no_other_step(repository: Path) -> None:
+    configs = check_repository(add_image_entry(repository), [tiny.ENTRY, IMAGE_ENTRY])
+    assert first_steps(configs, FIRST) == {tiny.NET, tiny.RULE_STEP}
+    assert first_steps(configs, IMAGE_RELEASE) == {DECODE}
+    assert first_steps(configs, "no such model") == frozenset()
+
+
+def test_a_new_entry_is_taken_in_with_its_release(repository: Path) -> None:
+    served = check_repository(repository, [tiny.ENTRY])
+    other = write_other_model(repository)
+    found = change(served, check_repository(repository, [other]), [other])
+    assert [config.name for config in found.entries] == [other]
+    assert {config.name for config in found.load} == {name.replace("tiny_", "other_") for name in served if name != tiny.ENTRY}
 
 
 class Slide:
@@ -228,6 +265,54 @@ def test_serve_reloadable_says_what_it_does(repository: Path) -> None:
         assert entered(served.address) == SECOND
         found = [listener for listener in listeners() if listener.pid == served.triton.pid]
         assert [(listener.port, listener.is_loopback) for listener in found] == [(served.port, True)]
+
+
+@pytest.mark.triton
+@pytest.mark.slow
+@pytest.mark.usefixtures("triton")
+def test_models_come_are_watched_and_go(repository: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """No model was named, so every entry is served, whenever it comes: refused while its values are wrong, asked for its canaries, unloaded."""
+    add_image_entry(repository)
+    tiles = tiny.random_tiles(3, seed=1)
+    expected = np.rint(probabilities(tiles, OTHER_NUMBER) * np.float32(0.5)).astype(np.uint8)
+    watched = Supervision(canary_every_s=0.5, canary_answer_s=2.0, waits_s=(0.0,))
+    with EmbeddedTriton(repository, [], exposure=RELOADABLE, supervision=watched, grace_s=1.0) as server:
+        other = write_other_model(repository)
+        record = repository / OTHER_RELEASE / CANARY_FILE
+        right, wrong = record.read_bytes(), (repository / FIRST / CANARY_FILE).read_bytes()
+        record.write_bytes(wrong)
+        assert wait_until(
+            lambda: f"the new entry {other!r} is refused: model {OTHER_RELEASE!r}: the server answers wrong" in caplog.text, 60
+        )
+        write_release(repository, 2)
+        enter(repository, 2)  # what is refused holds up no other
+        assert wait_until(lambda: entered(server.address) == SECOND, 60)
+        assert not {model for model in loaded(server) if model.startswith("other_")}
+        record.write_bytes(right)
+        for entry in (other, f"{other}_image"):
+            os.utime(repository / entry / FILE_NAME)  # as one that is published again
+        assert wait_until(lambda: {other, f"{other}_image"} <= loaded(server), 60)
+        with grpcclient.InferenceServerClient(server.address) as client:
+            np.testing.assert_array_equal(ask(client, other, tiles, (PROBABILITIES,))[PROBABILITIES], expected)
+        os.kill(stub_of(server, DECODE.replace("tiny_", "other_")), signal.SIGSTOP)  # no answer, or Triton's own word for it
+        assert wait_until(lambda: len(server.restarts) == 1, 60)
+        assert f"model '{OTHER_RELEASE}_image': " in server.restarts[0].reason  # tiles of the same release are answered
+        assert {tiny.ENTRY, IMAGE_ENTRY, other, f"{other}_image"} <= loaded(server)
+        for entry in (other, f"{other}_image", IMAGE_ENTRY):
+            shutil.rmtree(repository / entry)
+        removed = {IMAGE_ENTRY, other, f"{other}_image"}
+        assert wait_until(lambda: not removed & loaded(server), 60)
+        shutil.rmtree(repository / tiny.ENTRY)
+        assert wait_until(lambda: "the entries stay as they are: " in caplog.text, 60)  # the last one
+        assert entered(server.address) == SECOND
+        assert len(server.restarts) == 1  # the stubs that ended were expected to
+
+
+def stub_of(server: EmbeddedTriton, model: str) -> int:
+    triton = server_of(server.pid)
+    assert triton is not None
+    (stub,) = (stub for stub in stubs_of(triton.pid) if model_of(stub_instance(stub)) == model)
+    return stub.pid
 
 
 @pytest.mark.triton

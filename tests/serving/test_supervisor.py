@@ -22,7 +22,7 @@ from tritonclient.utils import InferenceServerException
 
 from clients.served_model import ServedModel
 from serving.canary import ask
-from serving.canary_watch import CanaryWatch
+from serving.canary_watch import CanaryWatch, Progress
 from serving.contract import BACKGROUND, PROBABILITIES
 from serving.embedded import EmbeddedTriton
 from serving.errors import CanaryError, ServingError, StartError
@@ -133,13 +133,17 @@ class Watched:
 
     def __init__(self) -> None:
         self.now_s = 0.0
-        self.finished = 0
+        self.finished, self.first_finished = 0, 0
         self.error: CanaryError | None = None
+        self.releases = ["r1"]
         self.answers = threading.Event()
         self.asked = 0
         supervision = Supervision(canary_every_s=30, canary_answer_s=60, canary_failures=2)
-        self.watch = CanaryWatch(supervision, lambda: ["r1"], self.ask, lambda release: self.finished, lambda: self.now_s)
+        self.watch = CanaryWatch(supervision, lambda: self.releases, self.ask, lambda release: self.progress(), lambda: self.now_s)
         assert self.watch.fault() is None
+
+    def progress(self) -> Progress:
+        return Progress({"step": self.first_finished, "last": self.finished}, frozenset({"step"}))
 
     def ask(self, release: str) -> None:
         self.asked += 1
@@ -152,15 +156,14 @@ class Watched:
         self.now_s += seconds
         asked = self.asked
         fault = self.watch.fault()
-        if fault is None and self.watch._question is not None:
+        if fault is None and self.watch._questions:
             assert wait_until(lambda: self.asked > asked or not self.answers.is_set())
         return fault
 
     def judged(self) -> str | None:
         """What becomes of the canary on its way, once it has its answer."""
         self.answers.set()
-        question = self.watch._question
-        assert question is not None
+        (question,) = self.watch._questions.values()
         assert question.done.wait(20)
         return self.watch.fault()
 
@@ -203,11 +206,63 @@ def test_a_full_queue_is_no_fault() -> None:
 def test_silence_is_a_fault_only_where_nobody_is_answered() -> None:
     watched = Watched()
     watched.after(30)
-    watched.finished = 1  # another's request: the server is busy, the canary waits its turn
+    watched.finished = watched.first_finished = 1  # another's request: the server is busy, the canary waits its turn
     assert watched.after(60) is None
     assert watched.after(59) is None
     assert watched.after(1) == "model 'r1': no answer to the canary for 60 s, nor to any other request"
     watched.answers.set()
+
+
+def test_a_silent_first_step_is_a_fault_though_the_others_answer_others() -> None:
+    watched = Watched()
+    watched.after(30)
+    watched.finished = 9
+    assert watched.after(60) == "model 'r1': no answer to the canary for 60 s, since step finishes nothing"
+    watched.answers.set()
+
+
+def test_a_first_step_that_has_done_its_part_may_rest_while_the_canary_waits() -> None:
+    watched = Watched()
+    watched.after(30)
+    watched.first_finished = 1  # the canary's own
+    for finished in range(3):
+        watched.finished = finished
+        assert watched.after(60) is None
+    assert watched.after(60) == "model 'r1': no answer to the canary for 60 s, nor to any other request"
+    watched.answers.set()
+
+
+def test_the_silence_of_a_release_that_was_retired_is_no_fault() -> None:
+    watched = Watched()
+    watched.after(30)
+    watched.releases.clear()
+    assert watched.after(60) is None
+    watched.answers.set()
+
+
+def test_a_release_that_is_silent_holds_up_no_other() -> None:
+    silent, asked = threading.Event(), list[str]()
+
+    def ask(release: str) -> None:
+        asked.append(release)
+        if release == "r1":
+            silent.wait(20)
+        raise CanaryError(f"{release} is wrong")
+
+    now_s = [0.0]
+    watch = CanaryWatch(
+        Supervision(canary_every_s=30), lambda: ["r1", "r2"], ask, lambda release: Progress({}, frozenset()), lambda: now_s[0]
+    )
+    assert watch.fault() is None
+    now_s[0] = 30.0
+    reasons = [watch.fault()]
+    while not any(reasons) and len(reasons) < 400:
+        now_s[0] += 0.1
+        time.sleep(0.01)
+        reasons.append(watch.fault())
+    assert reasons[-1] == "2 canaries in a row failed: r2 is wrong"
+    assert sorted(asked) == ["r1", "r2", "r2"]
+    silent.set()
 
 
 def test_a_process_is_seen_until_it_ends() -> None:
