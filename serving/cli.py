@@ -7,7 +7,7 @@ import signal
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
@@ -26,6 +26,7 @@ from .status_socket import StatusSocket, socket_path
 from .status_view import print_json, show
 from .triton_binary import probe_binary
 from .triton_install import find_install
+from .ui_process import UiOptions, UiProcess, ui_command
 
 PROGRAM = "histoserve serve"
 _POLL_S = 0.5
@@ -38,7 +39,7 @@ class Serve:
     repository: Path = Path("model_repository")
     """Folder that `histoserve export` writes."""
     model: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME …")] = ()
-    """Models to serve, with all they need; none = every entry for callers."""
+    """Models to serve, with all they need; none = every entry for callers, with --reloadable also those that are published later."""
     port: int = 8001
     """TCP port of gRPC."""
     log: Path | None = None
@@ -53,12 +54,15 @@ class Serve:
     """Start nothing: show what the server of this user at --address and --port is doing, live."""
     json: bool = False
     """With --status: print one snapshot as JSON instead."""
+    page: Annotated[UiOptions, tyro.conf.OmitArgPrefixes] = field(default_factory=UiOptions)
     exposure: Annotated[Exposure, tyro.conf.OmitArgPrefixes] = field(default_factory=Exposure)
 
     def __post_init__(self) -> None:
         """Wrong usage: tyro prints the ValueError and exits with 2."""
         for fault in port_faults(self.exposure, self.port):
             raise ValueError(fault)
+        if self.page.ui and self.page.ui_port in {port for _, port in self.exposure.ports(self.port).values()}:
+            raise ValueError(f"--ui-port {self.page.ui_port}: expected a port of its own, got one that Triton uses")
         if self.json and not self.status:
             raise ValueError("--json: expected --status with it")
         if self.restarts < 0 or self.canary_every_s <= 0 or self.old_release_min < 0:
@@ -74,13 +78,19 @@ def serve(options: Serve) -> int:
     """Serve until a signal; 0 then."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # both signals end the block below the same way
     logging.basicConfig(format=f"{PROGRAM}: %(asctime)s %(message)s", level=logging.WARNING)
-    models = options.model or entry_names(options.repository)
     try:
-        with _server(options, models) as server, _status(server, options):
+        page = _page(options)  # before Triton: what it lacks is told at once
+        with ExitStack() as stack:
+            server = stack.enter_context(_server(options))
+            stack.enter_context(_status(server, options))
             warn(options.exposure)
-            print(f"{', '.join(models)}: ready at {server.address} ({reach(options.exposure)}); Ctrl-C stops", flush=True)
+            print(f"{', '.join(server.service.models)}: ready at {server.address} ({reach(options.exposure)}); Ctrl-C stops", flush=True)
+            if page is not None:
+                stack.enter_context(page)
             while True:
                 server.require_running()
+                if page is not None and (fault := page.fault()) is not None:
+                    print(f"{PROGRAM}: warning: {fault}", file=sys.stderr, flush=True)
                 time.sleep(_POLL_S)
     except KeyboardInterrupt:
         return 0
@@ -98,16 +108,25 @@ def show_status(options: Serve) -> int:
         return 0
 
 
-def _server(options: Serve, models: Sequence[str]) -> EmbeddedTriton:
+def _server(options: Serve) -> EmbeddedTriton:
     return EmbeddedTriton(
         options.repository,
-        models,
+        options.model,
         port=options.port,
         log_path=options.log,
         exposure=options.exposure,
         supervision=Supervision(restarts=options.restarts, canary_every_s=options.canary_every_s),
         grace_s=60 * options.old_release_min,
     )
+
+
+def _page(options: Serve) -> UiProcess | None:
+    """The page for people where one is wanted: checked, not started."""
+    if not options.page.ui:
+        return None
+    models = options.model or entry_names(options.repository)
+    address = f"{options.exposure.own_host}:{options.port}"
+    return UiProcess(ui_command(options.page, address, models, options.exposure), options.page.ui_port)
 
 
 @contextmanager
