@@ -18,6 +18,7 @@ COMMANDS = {  # name: (module with main(argv) -> exit code, extra that brings it
     "segment": ("clients.cli", "client", "segment whole slides into OME-Zarr masks"),
     "evaluate": ("benchmarks.evaluate_cli", "bench", "compare a written mask with its truth"),
     "study": ("benchmarks.study_cli", "bench", "train and compare every variant of a method on annotated images"),
+    "bench": ("benchmarks.bench.cli", "bench", "how fast, where the time goes, how near the limit, and how others do"),
     "demo": ("benchmarks.demo_cli", "bench", "the whole way on generated tissue: train, export, serve, segment, evaluate"),
 }
 

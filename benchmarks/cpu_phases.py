@@ -1,4 +1,4 @@
-"""CPU-seconds of a program by phase: of calls that are named from outside, so that the program knows nothing of it."""
+"""CPU-seconds and seconds of a program by phase: of calls that are named from outside, so that the program knows nothing of it."""
 
 from __future__ import annotations
 
@@ -11,10 +11,16 @@ from unittest import mock
 
 
 class Phases:
-    """CPU-seconds of the calls that `wrap` names, each without what it calls in turn of these; of all threads together."""
+    """What the calls that `wrap` names take, each without what it calls in turn of these; of all threads together.
+
+    Attributes:
+        cpu_s: by phase.
+        busy_s: by phase, waiting included: threads overlap, so that the sum can be more than the time that went by.
+    """
 
     def __init__(self) -> None:
         self.cpu_s: dict[str, float] = {}
+        self.busy_s: dict[str, float] = {}
         self._inside = threading.local()
         self._lock = threading.Lock()
 
@@ -28,14 +34,17 @@ class Phases:
 
     def _timed(self, call: Callable[..., Any], phase: str) -> Callable[..., Any]:
         def timed(*args: Any, **kwargs: Any) -> Any:
-            outer_s, self._inside.cpu_s = getattr(self._inside, "cpu_s", 0.0), 0.0
-            start_s = time.thread_time()
+            outer = getattr(self._inside, "cost_s", (0.0, 0.0))
+            self._inside.cost_s = (0.0, 0.0)
+            start_cpu_s, start_s = time.thread_time(), time.monotonic()
             try:
                 return call(*args, **kwargs)
             finally:
-                total_s = time.thread_time() - start_s
+                cpu_s, busy_s = time.thread_time() - start_cpu_s, time.monotonic() - start_s
+                inner_cpu_s, inner_busy_s = self._inside.cost_s
                 with self._lock:
-                    self.cpu_s[phase] = self.cpu_s.get(phase, 0.0) + total_s - self._inside.cpu_s
-                self._inside.cpu_s = outer_s + total_s
+                    self.cpu_s[phase] = self.cpu_s.get(phase, 0.0) + cpu_s - inner_cpu_s
+                    self.busy_s[phase] = self.busy_s.get(phase, 0.0) + busy_s - inner_busy_s
+                self._inside.cost_s = (outer[0] + cpu_s, outer[1] + busy_s)
 
         return timed

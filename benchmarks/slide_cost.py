@@ -25,24 +25,17 @@ import numpy as np
 import numpy.typing as npt
 import tyro
 
-from clients import segment as segment_module
-from clients.ahead import Ahead
-from clients.blend import Blender
 from clients.errors import ClientError
-from clients.journal import Journal
 from clients.local_model import LocalModel
-from clients.native_tiles import NativeReader
-from clients.omezarr import LabelWriter
 from clients.segment import SegmentOptions, SlideModel, segment_slide
 from clients.served_model import ServedModel
-from clients.strips import StripMaker
 from clients.summary import SlideSummary
-from clients.tally import Tally
 from serving.command import run
 from serving.embedded import EmbeddedTriton
 from serving.entry import entry_of
 from serving.errors import ServingError
 
+from .bench.slide_phases import CALLS
 from .cpu_phases import Phases
 from .null_triton import NULL_MODEL, null_server
 from .recorder import Recorder
@@ -83,29 +76,6 @@ class CostConfig:
 # ---- CPU by phase
 
 
-# What a thread does outside these is its caller's; gRPC's own threads are what is left of the process ("send and receive").
-_CALLS: tuple[tuple[Any, str, str], ...] = (
-    (segment_module, "open_slide", "open"),
-    (segment_module, "select_cells", "mask"),
-    (NativeReader, "read_tile", "decode"),
-    (Ahead, "_make", "cut, send"),
-    (ServedModel, "_send", "send and receive"),
-    (ServedModel, "_check", "send and receive"),
-    (segment_module, "_write_strips", "stitch"),
-    (Blender, "add", "blend"),
-    (Blender, "finish_row", "blend"),
-    (StripMaker, "_make_strip", "labels"),
-    (LabelWriter, "write", "write"),
-    (Journal, "save", "journal"),
-    (Tally, "add", "write"),
-    (LabelWriter, "finish", "pyramid"),
-    (segment_module, "read_thumbnail", "pictures"),
-    (segment_module, "draw_overlay", "pictures"),
-    (segment_module, "replace_file", "pictures"),
-    (segment_module, "write_outputs", "polygons"),
-)
-
-
 def measure_cpu(slide: Path, address: str, config: CostConfig, output: Path) -> dict[str, Any]:
     """CPU-seconds per 1,000 tiles by phase: medians over the repeats, after one run that warms up."""
     runs: list[dict[str, float]] = []
@@ -113,7 +83,7 @@ def measure_cpu(slide: Path, address: str, config: CostConfig, output: Path) -> 
         for repeat in range(config.repeats + 1):
             phases = Phases()
             start_s = time.process_time()
-            with phases.wrap(_CALLS):
+            with phases.wrap(CALLS):
                 summary = _segment(slide, client, config, output / f"cpu-{repeat}")
             total_s = time.process_time() - start_s
             rest_s = total_s - sum(phases.cpu_s.values())

@@ -1,0 +1,28 @@
+"""Flags as the command that measures the same again, and as the settings of a result file. Knows no flag by its meaning."""
+
+from __future__ import annotations
+
+import shlex
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any
+
+_NO_SETTINGS = ("output", "fresh")  # where the figures go, and whether old ones count: no figure depends on them
+
+
+def command_of(name: str, flags: Any) -> str:
+    """`histoserve bench NAME …` with the flags that are not as they stand by default; a field `model` is the positional argument."""
+    words = ["histoserve", "bench", name, *([flags.model] if hasattr(flags, "model") else [])]
+    default = type(flags)()
+    for each in fields(flags):
+        value = getattr(flags, each.name)
+        if each.name in ("model", "fresh") or value == getattr(default, each.name):
+            continue
+        words += [f"--{each.name.replace('_', '-')}", *map(str, value if isinstance(value, tuple) else (value,))]
+    return shlex.join(words)
+
+
+def settings_of(flags: Any) -> dict[str, Any]:
+    """Those that change a figure, as plain JSON."""
+    kept = {name: value for name, value in asdict(flags).items() if name not in _NO_SETTINGS}
+    return {name: str(value) if isinstance(value, Path) else value for name, value in kept.items()}
