@@ -1,11 +1,13 @@
 # setup  both environments: .venv (ours) and .triton (the embedded server's own, numpy < 2)
 # demo   the whole way on generated tissue; check  linters and types; test  every test there is on this machine
 # soak   half an hour of mixed load with killed processes: memory, lost requests, recovery times
+# soak-clients  ten minutes of Python and Node.js callers that stop waiting at random, while stubs and servers are killed: no wrong answer, no leak
+# bench-peers  other tools and histoserve on the same slide and weights, side by side (SLIDE=…; installs the others, an hour)
 # api    write clients/API.md anew from the model repository
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: setup demo test check unit soak api clean
+.PHONY: setup demo test check unit soak soak-clients bench-peers api clean
 
 setup: .venv/.done .triton/.done
 
@@ -14,7 +16,7 @@ setup: .venv/.done .triton/.done
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --upgrade pip
 	$(BIN)/pip install --quiet torch==2.13.0
-	$(BIN)/pip install --quiet --editable '.[client,train,export,serve,bench]' --group dev
+	$(BIN)/pip install --quiet --editable '.[client,train,export,serve,ui,bench]' --group dev
 	touch $@
 
 # pytriton's own dependencies pin an older client; of the wheel only Triton's binaries are used.
@@ -43,6 +45,12 @@ test: setup
 
 soak: setup
 	$(BIN)/python -m benchmarks.soak --minutes 30 --output out/soak.json
+
+soak-clients: setup
+	$(BIN)/python -m benchmarks.soak_clients --output out/soak-clients.json
+
+bench-peers: setup
+	$(BIN)/histoserve bench peers $(if $(SLIDE),--slide $(SLIDE)) --output out/bench-peers.json
 
 api: setup
 	$(BIN)/python -m clients.api_page

@@ -16,8 +16,10 @@ from typing import Any, Protocol
 
 from .errors import ClientError
 from .open_model import ModelSource, open_model
+from .remote_slide import scratch_folder, segment_to_store
 from .segment import SegmentOptions, SlideModel, segment_slide
 from .slide_list import SlideEntry
+from .store_url import StoreFolder
 from .summary import SlideOutcome
 
 # One slide sends while the next one is opened, its tissue found and its first tiles decoded; it sends when the first has sent its last tile.
@@ -33,13 +35,20 @@ class Run:
 
     Attributes:
         source: of the answers.
-        output: folder of the results.
+        output: folder of the results; of those that are not where they belong yet, where there is a `url`.
         options: the scale is the slide's own entry's, where it has one.
+        url: of the folder that the results are brought to, on any store that fsspec knows; None = they stay in `output`.
     """
 
     source: ModelSource
     output: Path
     options: SegmentOptions
+    url: str | None = None
+
+    def store_of(self, entry: SlideEntry) -> Path:
+        """The slide's mask on this machine."""
+        name = f"{entry.path.stem}.ome.zarr"
+        return self.output / name if self.url is None else scratch_folder(self.output, entry.path) / name
 
 
 class _Flag(Protocol):
@@ -96,7 +105,10 @@ def segment_entry(
     try:
         if stop.is_set():
             raise _StoppedError
-        summary = segment_slide(entry.path, model, run.output, options, progress, turn)
+        if run.url is None:
+            summary = segment_slide(entry.path, model, run.output, options, progress, turn)
+        else:
+            summary = segment_to_store(entry.path, model, StoreFolder(run.url), run.output, options, progress, turn)
     except _StoppedError:
         return SlideOutcome(name, "interrupted")
     except ClientError as error:

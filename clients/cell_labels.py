@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TypeVar
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from serving.probabilities import labels_from_levels
 
-Number = TypeVar("Number", np.uint8, np.float32)
-_CELLS_AT_A_TIME = 16_384  # their upsampled levels, a few classes of float32, stay in the processor's cache
+_CELLS_AT_A_TIME = 4_096  # their upsampled levels stay in the processor's cache
 
 
 def labels_of_cells(levels: npt.NDArray[np.uint8], cell_px: int) -> npt.NDArray[np.uint8]:
@@ -23,14 +23,13 @@ def labels_of_cells(levels: npt.NDArray[np.uint8], cell_px: int) -> npt.NDArray[
         return labels_from_levels(levels, cell_px)
     leader = _argmax(levels)
     rows, columns = np.nonzero(_is_mixed(leader))
-    labels = np.repeat(np.repeat(leader, cell_px, axis=0), cell_px, axis=1)
+    labels = np.repeat(np.repeat(leader, cell_px, axis=1), cell_px, axis=0)
     blocks = labels.reshape(len(leader), cell_px, -1, cell_px)
     padded = np.pad(levels, ((0, 0), (1, 1), (1, 1)), mode="edge")
-    around = np.lib.stride_tricks.sliding_window_view(padded, (3, 3), axis=(1, 2))
     for first in range(0, len(rows), _CELLS_AT_A_TIME):
-        some = slice(first, first + _CELLS_AT_A_TIME)
-        pixels = _middle_pixels(around[:, rows[some], columns[some]].astype(np.float32), cell_px)
-        blocks[rows[some], :, columns[some], :] = _argmax(pixels)
+        y, x = rows[first : first + _CELLS_AT_A_TIME], columns[first : first + _CELLS_AT_A_TIME]
+        around = [[padded[:, y + down, x + right] for right in range(3)] for down in range(3)]
+        blocks[y, :, x, :] = np.moveaxis(_argmax(_middle_pixels(around, cell_px)), -1, 0)
     return labels
 
 
@@ -58,18 +57,25 @@ def _is_mixed(leader: npt.NDArray[np.uint8]) -> npt.NDArray[np.bool_]:
     return mixed
 
 
-def _middle_pixels(around: npt.NDArray[np.float32], cell_px: int) -> npt.NDArray[np.float32]:
-    """Cells with their neighbors, (K, n, 3, 3) → the pixels of the one in the middle, (K, n, cell_px, cell_px)."""
-    position = (np.arange(cell_px, dtype=np.float32) + np.float32(0.5)) / np.float32(cell_px) + np.float32(0.5)
-    lower = np.floor(position).astype(np.int64)
-    weight = position - lower.astype(np.float32)
-    across = around[..., lower] * (1 - weight) + around[..., lower + 1] * weight
-    down = weight[:, None]
-    pixels: npt.NDArray[np.float32] = across[:, :, lower] * (1 - down) + across[:, :, lower + 1] * down
+def _middle_pixels(around: Sequence[Sequence[npt.NDArray[np.uint8]]], cell_px: int) -> npt.NDArray[Any]:
+    """Levels of cells and of the eight around each, 3 × 3 of (K, n) → its pixels times (2·cell_px)², whole: (K, cell_px, cell_px, n)."""
+    whole = np.uint16 if cell_px <= 8 else np.uint32
+    positions = np.arange(cell_px) * 2 + 1 + cell_px  # of pixel centers, from the first cell's, in parts of a cell
+    first, parts = np.divmod(positions, 2 * cell_px)
+    across = [
+        [row[left] * whole(2 * cell_px - part) + row[left + 1] * whole(part) for left, part in zip(first, parts, strict=True)]
+        for row in around
+    ]
+    classes, cells = around[0][0].shape
+    pixels = np.empty((classes, cell_px, cell_px, cells), dtype=whole)
+    for y, (above, part) in enumerate(zip(first, parts, strict=True)):
+        for x in range(cell_px):
+            np.multiply(across[above][x], whole(2 * cell_px - part), out=pixels[:, y, x])
+            pixels[:, y, x] += across[above + 1][x] * whole(part)
     return pixels
 
 
-def _argmax(values: npt.NDArray[Number]) -> npt.NDArray[np.uint8]:
+def _argmax(values: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
     """Index of the greatest along the first axis, the lowest of equals; `np.argmax` does it many times slower."""
     greatest = values[0].copy()
     index = np.zeros(values.shape[1:], dtype=np.uint8)

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import tyro
 from rich.console import Console
@@ -22,16 +22,22 @@ from serving.embedded import EmbeddedTriton
 from serving.entry import DEFAULT_MODEL, entry_of
 from serving.errors import ServingError
 
+from . import shared_tiles
 from .batch import Run, run_in_processes, run_in_threads
 from .batch_progress import BatchProgress
+from .dask_run import run_in_dask
 from .errors import ClientError, OutputError
 from .geojson import PolygonOptions
 from .open_model import EngineName, ModelSource, open_model
 from .outputs import Ngff, OutputOptions, check_regions
-from .report_page import PageHead, write_page
+from .report_page import PageHead
+from .run_report import Report
 from .segment import SegmentOptions, check_slide
+from .server_list import parse_servers
+from .shard import Shard
 from .slide_list import SlideEntry, find_slides
-from .summary import SlideOutcome, as_entry, versions, write_batch
+from .store_url import is_url
+from .summary import SlideOutcome, as_entry, versions
 from .tiling import make_grid
 from .tls_files import TlsFiles
 
@@ -47,14 +53,18 @@ class SegmentConfig:
 
     slides: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="SLIDE …")]
     """Slides in any format that OpenSlide reads; folders of slides; patterns in quotes, e.g. 'in/**/*.svs'."""
-    output: Annotated[Path, tyro.conf.arg(aliases=["-o"])]
-    """Folder that gets the results; made where it does not exist."""
+    output: Annotated[str, tyro.conf.arg(aliases=["-o"], metavar="FOLDER|URL")]
+    """Folder that gets the results; made where it does not exist. Or a URL of any store that fsspec knows, e.g. s3://bucket/masks (extra `store`)."""
+    scratch: Path | None = None
+    """With a URL: folder of this machine where masks are made before they are brought there, and what an interrupted run goes on from; without it
+    one in the temporary folder."""
     list: tuple[Path, ...] = ()
     """CSV files with a column `slide` (relative to the file) and, where wanted, `mpp`."""
     model: str = DEFAULT_MODEL
     """The served model: NAME_segment, NAME_cam, or NAME for its segmenter."""
     server: str | None = None
-    """Address of a Triton, host:port; without it the embedded one is started on --repository, and stopped afterwards."""
+    """Address of a Triton, host:port, or of several with commas between, which serve the same: batches go to whichever has time, and to the others
+    where one goes away. Without it the embedded one is started on --repository, and stopped afterwards."""
     tls_ca: Path | None = None
     """PEM: authority of the server's certificate, or that itself. With any of these three flags the connection to --server is encrypted."""
     tls_cert: Path | None = None
@@ -72,9 +82,17 @@ class SegmentConfig:
     batch: int | None = None
     """Tiles per request, at most what the model takes; without it 16."""
     in_flight: int = 4
-    """Requests on the way at a time."""
+    """Requests on the way at a time, to each server."""
+    shared_memory: Literal["auto", "off"] = "auto"
+    """auto: tiles reach the embedded server in shared memory; without room in /dev/shm, or where it refuses, in messages, and a warning says so.
+    off: in messages, as to every --server."""
     jobs: int = 1
-    """Processes that work on slides at the same time, all with the same server; for servers that one cannot keep busy."""
+    """Processes that work on slides at the same time, all with the same servers; for servers that one cannot keep busy."""
+    dask: str | None = None
+    """Address of a dask scheduler (tcp://host:8786, or its scheduler file): its workers segment the slides. They must see slides, output and
+    --server under the same names (extra `dask`)."""
+    shard: str | None = None
+    """I/N: segment one of N parts of the slides, I from 0 to N - 1; for arrays of jobs. Which part a slide is in is decided by its name alone."""
     overwrite: bool = False
     """Replace masks that are there."""
     skip_existing: bool = False
@@ -114,17 +132,32 @@ class SegmentConfig:
             f"--jobs {self.jobs}: expected at least 1": self.jobs < 1,
             "SLIDE: expected different file names, since each names its mask": len(names) < len(set(self.slides)),
             f"--server {self.server}: expected none with --engine {self.engine}": self.server is not None and self.engine != "triton",
+            f"--dask {self.dask}: expected --server with it, since workers elsewhere cannot reach an embedded one": self.dask is not None
+            and self.server is None
+            and self.engine == "triton",
+            f"--dask {self.dask}: expected no --jobs with it: the workers are the processes": self.dask is not None and self.jobs > 1,
+            f"--scratch {self.scratch}: expected an --output that is a URL": self.scratch is not None and not is_url(self.output),
             "--tls-ca, --tls-cert, --tls-key: expected --server with them": bool(self.tls.channel) and self.server is None,
         }
         for problem, is_there in problems.items():
             if is_there:
                 raise ValueError(problem)
-        _ = self.outputs
+        _ = self.outputs, self.servers, self.part
 
     @property
     def tls(self) -> TlsFiles:
         """For the server; raises ValueError where files are missing."""
         return TlsFiles(self.tls_ca, self.tls_cert, self.tls_key)
+
+    @property
+    def servers(self) -> tuple[str, ...]:
+        """Addresses; none without --server. Raises ValueError where they are malformed."""
+        return () if self.server is None else parse_servers(self.server)
+
+    @property
+    def part(self) -> Shard | None:
+        """Of the slides; raises ValueError where it is malformed."""
+        return None if self.shard is None else Shard.parse(self.shard)
 
     @property
     def outputs(self) -> OutputOptions:
@@ -154,20 +187,23 @@ def segment_all(config: SegmentConfig, console: Console, command: str = PROGRAM)
         ServingError: the embedded server does not start.
     """
     logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[RichHandler(console=console, show_path=False)])
+    logging.getLogger(shared_tiles.__name__).setLevel(logging.INFO)  # it says which way tiles travel
     entries = find_slides(config.slides, config.list)
-    _make_folder(config.output)
+    if config.part is not None:
+        entries = config.part.take(entries)
+        console.print(f"part {config.shard}: {len(entries)} slides", highlight=False)
+    report = Report.open(config.output, config.scratch, config.part)
+    _make_folder(report.folder)
     outcomes = {entry.path: SlideOutcome(entry.path.name, "waiting") for entry in entries}
-    report = config.output / "batch.json"
     try:
         waiting = _drop_unusable(entries, config, outcomes)
         if waiting:
             _segment(config, waiting, outcomes, report, console)
     except KeyboardInterrupt:
-        write_batch(report, [*outcomes.values()])
+        report.write([*outcomes.values()])
         print(f"{PROGRAM}: interrupted: the same command goes on after the last finished strips", file=sys.stderr)
         return INTERRUPTED
-    write_batch(report, [*outcomes.values()])
-    write_page(config.output, PageHead(command, versions()))
+    report.finish([*outcomes.values()], PageHead(command, versions()))
     failed = [outcome for outcome in outcomes.values() if outcome.state == "failed"]
     for outcome in failed:
         print(f"{PROGRAM}: {outcome.reason}", file=sys.stderr)
@@ -177,7 +213,7 @@ def segment_all(config: SegmentConfig, console: Console, command: str = PROGRAM)
 
 
 def _segment(
-    config: SegmentConfig, entries: Sequence[SlideEntry], outcomes: dict[Path, SlideOutcome], report: Path, console: Console
+    config: SegmentConfig, entries: Sequence[SlideEntry], outcomes: dict[Path, SlideOutcome], report: Report, console: Console
 ) -> None:
     options = SegmentOptions(
         mpp=config.mpp,
@@ -190,16 +226,18 @@ def _segment(
         outputs=config.outputs,
     )
     with ExitStack() as stack:
-        work = Run(stack.enter_context(_source(config, console)), config.output, options)
+        work = Run(stack.enter_context(_source(config, console)), report.folder, options, report.url)
         model = stack.enter_context(open_model(work.source))
         shown = stack.enter_context(BatchProgress(console, len(entries), _tile_mm2(model.contract, config.overlap)))
 
         def ended(entry: SlideEntry, outcome: SlideOutcome) -> None:
             outcomes[entry.path] = outcome
-            write_batch(report, [*outcomes.values()])
+            report.write([*outcomes.values()])
             shown.finished(outcome)
 
-        if config.jobs == 1:
+        if config.dask is not None:
+            run_in_dask(work, model.contract.release, entries, config.dask, shown.tiles, ended)
+        elif config.jobs == 1:
             run_in_threads(work, model, entries, shown.tiles, ended)
         else:
             run_in_processes(work, entries, config.jobs, shown.tiles, ended)
@@ -226,14 +264,14 @@ def _drop_unusable(entries: Sequence[SlideEntry], config: SegmentConfig, outcome
 
 @contextmanager
 def _source(config: SegmentConfig, console: Console) -> Iterator[ModelSource]:
-    source = ModelSource(config.engine, config.model, config.server or "", config.repository, config.tls)
+    source = ModelSource(config.engine, config.model, config.servers, config.repository, config.tls)
     if config.engine != "triton" or config.server is not None:
         yield source
         return
     with ExitStack() as stack:
         with console.status(f"starting the embedded Triton with {config.model}"):
             triton = stack.enter_context(EmbeddedTriton(config.repository, [entry_of(config.model)]))
-        yield replace(source, address=triton.address)
+        yield replace(source, addresses=(triton.address,), shared_by=None if config.shared_memory == "off" else triton.admin_headers)
 
 
 def _tile_mm2(contract: Contract, overlap: float) -> float:

@@ -4,6 +4,7 @@ ClientError
 ├── SlideError     a slide that cannot be opened or read
 ├── ScaleError     a slide whose micrometers per pixel are missing or absurd
 ├── ServerError    a server that does not answer, lacks the model, or fails on tiles
+│   └── AwayError  a server that does not answer
 ├── RegionError    a tissue mask or a region of interest that does not fit the slide
 └── OutputError    a mask that cannot be written or read
 """
@@ -25,6 +26,10 @@ class ScaleError(ClientError):
 
 class ServerError(ClientError):
     """A server that does not answer, lacks the model, or fails on tiles."""
+
+
+class AwayError(ServerError):
+    """A server that does not answer: another one, or the same one later, may."""
 
 
 class RegionError(ClientError):

@@ -77,7 +77,7 @@ def write_geojson(
     with (
         open(path, "wb") as raw,
         gzip.GzipFile("", "wb", compresslevel=_COMPRESSION, fileobj=raw, mtime=0) as packed,
-        io.BufferedWriter(packed, _BUFFER_BYTES) as file,  # type: ignore[arg-type]  # it is as good as a raw file
+        io.BufferedWriter(packed, _BUFFER_BYTES) as file,
     ):
         file.write(b'{"type":"FeatureCollection","features":[')
         separator = b"\n"

@@ -12,6 +12,7 @@ import numpy.typing as npt
 import zarr
 import zarr.errors
 
+from . import zarr_pipeline  # noqa: F401
 from .errors import OutputError
 
 

@@ -6,11 +6,18 @@ import fcntl
 import json
 import os
 import socket
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from .errors import OutputError
+
+_LOOK_S = 0.5  # between two looks at a lock that somebody holds
+
+
+class HeldError(OutputError):
+    """Another process writes the store."""
 
 
 @contextmanager
@@ -18,7 +25,8 @@ def lock_store(store: Path) -> Iterator[None]:
     """Hold `.S.ome.zarr.lock` beside a store. A file that a killed process left behind is no obstacle: only a living holder locks it.
 
     Raises:
-        OutputError: another process holds it; the message says which. Or the folder cannot be written.
+        HeldError: another process holds it; the message says which.
+        OutputError: the folder cannot be written.
     """
     path = store.with_name(f".{store.name}.lock")
     try:
@@ -38,6 +46,21 @@ def lock_store(store: Path) -> Iterator[None]:
             os.close(descriptor)
 
 
+def wait_for_lock(store: Path, patience_s: float) -> None:
+    """Return when no other process writes the store, or when the patience ends: whoever then locks it learns who does.
+
+    Raises:
+        OutputError: the folder cannot be written.
+    """
+    end_s = time.monotonic() + patience_s
+    while time.monotonic() < end_s:
+        try:
+            with lock_store(store):
+                return
+        except HeldError:
+            time.sleep(_LOOK_S)
+
+
 def _lock(path: Path, store: Path) -> int:
     """The descriptor of the locked file."""
     while True:
@@ -49,7 +72,7 @@ def _lock(path: Path, store: Path) -> int:
         except BlockingIOError:
             holder = _holder(descriptor)
             os.close(descriptor)
-            raise OutputError(f"{store}: expected no other process that writes it, found {holder}: wait for it, or stop it") from None
+            raise HeldError(f"{store}: expected no other process that writes it, found {holder}: wait for it, or stop it") from None
         except BaseException:
             os.close(descriptor)
             raise

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import zarr
 
+from . import zarr_pipeline  # noqa: F401
 from .label_store import ngff_attributes
 
 NGFF = "0.4"

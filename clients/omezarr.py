@@ -23,6 +23,7 @@ import zarr.errors
 
 from serving.contract import BACKGROUND_INDEX, TissueTask
 
+from . import zarr_pipeline  # noqa: F401
 from .errors import OutputError
 from .journal import sync_folder
 from .unfinished import list_files, remove_all_but, sync_tree, unfinished_path

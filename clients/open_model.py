@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,6 +10,7 @@ from typing import Literal
 
 from serving.entry import entry_of
 
+from .replicas import ReplicatedModel
 from .segment import SlideModel
 from .served_model import ServedModel
 from .tls_files import TlsFiles
@@ -24,16 +25,18 @@ class ModelSource:
     Attributes:
         engine: a server; or this process, with what the embedded server would choose, or ONNX Runtime, or OpenVINO.
         model: as the user calls it.
-        address: of the server, "host:port"; of no account for the others.
+        addresses: of the servers, "host:port" each, which serve the same; of no account for the others.
         repository: that a model in this process is read from.
         tls: for the server.
+        shared_by: what opens the shared memory of one server on this machine, which is then used; None = tiles travel in messages. A secret.
     """
 
     engine: EngineName
     model: str
-    address: str
+    addresses: tuple[str, ...]
     repository: Path
     tls: TlsFiles = field(default_factory=TlsFiles)
+    shared_by: Mapping[str, str] | None = field(default=None, repr=False)
 
 
 @contextmanager
@@ -45,7 +48,12 @@ def open_model(source: ModelSource) -> Iterator[SlideModel]:
         ServingError: the repository lacks the model.
     """
     if source.engine == "triton":
-        with ServedModel(source.address, entry_of(source.model), source.tls) as client:
+        model = entry_of(source.model)
+        with (
+            ServedModel(source.addresses[0], model, source.tls, source.shared_by)
+            if len(source.addresses) == 1
+            else ReplicatedModel(source.addresses, model, source.tls)
+        ) as client:
             yield client
     else:
         from .local_model import LocalModel, RuntimeName  # ONNX Runtime and OpenVINO are wanted here alone

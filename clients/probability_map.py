@@ -16,6 +16,7 @@ import zarr.errors
 from serving.contract import Contract
 from serving.probabilities import quantize
 
+from . import zarr_pipeline  # noqa: F401
 from .blend import CellRows
 from .errors import OutputError
 from .journal import sync_file

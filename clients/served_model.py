@@ -1,11 +1,11 @@
-"""Tiles to a served model and back, a bounded number of batches in flight. For callers: `tile_client.py`."""
+"""Tiles to one served model and back, a bounded number of batches in flight. Several servers: `replicas.py`; for callers: `tile_client.py`."""
 
 from __future__ import annotations
 
 import logging
 import threading
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future, wait
 from dataclasses import dataclass
 from types import TracebackType
@@ -18,7 +18,8 @@ from tritonclient.utils import InferenceServerException
 
 from serving.contract import CAM, PROBABILITIES, SCORES, TILE, Contract, ContractError
 
-from .errors import ServerError
+from .errors import AwayError, ServerError
+from .shared_tiles import SharedTiles
 from .tls_files import TlsFiles
 
 Tag = TypeVar("Tag")
@@ -34,7 +35,7 @@ CHANNEL_ARGS = [
 ]
 _NO_TLS = TlsFiles()
 _CONNECT_S = 10.0
-_RETRY_WAITS_S = (0.25, 0.5, 1, 2, 4, 8, 8, 8, 8, 8)  # a server that restarts is back within these
+RETRY_WAITS_S = (0.25, 0.5, 1, 2, 4, 8, 8, 8, 8, 8)  # a server that restarts is back within these
 _log = logging.getLogger(__name__)
 
 
@@ -43,6 +44,20 @@ class _Sent(Generic[Tag]):
     tag: Tag
     tiles: npt.NDArray[np.uint8]
     answer: Future[Outputs]
+
+
+@dataclass(frozen=True)
+class Promise:
+    """What one server says of a model.
+
+    Attributes:
+        engine: the server's version and what its steps run in, e.g. "triton 2.51.0: onnxruntime".
+    """
+
+    address: str
+    contract: Contract
+    max_batch: int
+    engine: str
 
 
 class ServedModel:
@@ -54,27 +69,43 @@ class ServedModel:
         address: of the server's gRPC, "host:port".
         model: the callers' entry, e.g. "demo_segment".
         tls: encrypts the connection; the server's certificate must name the address's host.
+        shared_by: gRPC metadata that opens the shared-memory protocol of a server that runs on this machine as this user: tiles travel in
+            shared memory then, where there is room. None = in messages.
 
     Attributes:
-        engine: the server's version and what its steps run in, e.g. "triton 2.51.0: onnxruntime".
+        promise: what the server said at the start; `contract`, `max_batch` and `engine` are its.
 
     Raises:
-        ServerError: nothing answers there, or the model is not served or not ours.
+        AwayError: nothing answers there.
+        ServerError: the model is not served or not ours.
     """
 
-    def __init__(self, address: str, model: str, tls: TlsFiles = _NO_TLS) -> None:
+    def __init__(self, address: str, model: str, tls: TlsFiles = _NO_TLS, shared_by: Mapping[str, str] | None = None) -> None:
         self.address = address
         self.model = model
         self._has_given_up = threading.Event()
         self._client = grpcclient.InferenceServerClient(address, channel_args=CHANNEL_ARGS, **tls.channel)
+        self._shared = None if shared_by is None else SharedTiles(self._client, shared_by, address)
         try:
-            self.max_batch, self.contract = self._read_contract()
-            self.engine = self._read_engine()
+            self.promise = self.read()
         except BaseException:
             self._client.close()
             raise
+        self.contract, self.max_batch, self.engine = self.promise.contract, self.promise.max_batch, self.promise.engine
+
+    def read(self) -> Promise:
+        """What the server serves now; the attributes stay what they were.
+
+        Raises:
+            AwayError: nothing answers there.
+            ServerError: the model is not served or not ours.
+        """
+        max_batch, contract = self._read_contract()
+        return Promise(self.address, contract, max_batch, self._read_engine(contract))
 
     def close(self) -> None:
+        if self._shared is not None:
+            self._shared.close()
         self._client.close()
 
     def give_up(self) -> None:
@@ -100,7 +131,7 @@ class ServedModel:
         waiting: deque[_Sent[Tag]] = deque()
         try:
             for tag, tiles in batches:
-                waiting.append(_Sent(tag, tiles, self._send(tiles)))
+                waiting.append(_Sent(tag, tiles, self.send(tiles)))
                 if len(waiting) >= in_flight:
                     first = waiting.popleft()
                     yield first.tag, self._receive(first)
@@ -110,13 +141,20 @@ class ServedModel:
         finally:
             wait([sent.answer for sent in waiting])  # closing the channel would cancel them
 
-    def _send(self, tiles: npt.NDArray[np.uint8]) -> Future[Outputs]:
+    def send(self, tiles: npt.NDArray[np.uint8]) -> Future[Outputs]:
+        """One request of tiles (n, tile_px, tile_px, 3), n ≤ `max_batch`; the future fails with tritonclient's InferenceServerException."""
         tile = grpcclient.InferInput(TILE, tiles.shape, "UINT8")
-        tile.set_data_from_numpy(np.ascontiguousarray(tiles))
+        slot = None if self._shared is None else self._shared.lend(tiles.nbytes)
+        if slot is None:
+            tile.set_data_from_numpy(np.ascontiguousarray(tiles))
+        else:
+            slot.hold(tiles, tile)
         names = SLIDE_OUTPUTS[self.contract.kind]
         answer: Future[Outputs] = Future()
 
         def finish(result: grpcclient.InferResult | None, error: InferenceServerException | None) -> None:
+            if self._shared is not None and slot is not None:
+                self._shared.give_back(slot)
             if error is not None or result is None:
                 answer.set_exception(error or InferenceServerException("no result"))
             else:
@@ -128,21 +166,29 @@ class ServedModel:
 
     def _receive(self, sent: _Sent[Tag]) -> Outputs:
         answer = sent.answer
-        for wait_s in (*_RETRY_WAITS_S, None):
+        for wait_s in (*RETRY_WAITS_S, None):
             try:
-                return self._check(answer.result(), len(sent.tiles))
+                return self.check(answer.result(), len(sent.tiles))
             except InferenceServerException as error:
-                if wait_s is None or self._has_given_up.is_set() or not is_temporary(error):
-                    raise ServerError(
-                        f"{self.address}: model {self.contract.slide_model!r} failed on a batch: {reason_of(error)}"
-                    ) from error
-                _log.warning("%s: %s; the batch is sent again in %.3g s", self.address, reason_of(error), wait_s)
-                self._has_given_up.wait(wait_s)
-                answer = self._send(sent.tiles)
+                is_lost = self._shared is not None and self._shared.is_lost(reason_of(error))
+                if wait_s is None or self._has_given_up.is_set() or not (is_lost or is_temporary(error)):
+                    raise self.failure(error) from error
+                rest_s = 0.0 if is_lost else wait_s
+                _log.warning("%s: %s; the batch is sent again in %.3g s", self.address, reason_of(error), rest_s)
+                self._has_given_up.wait(rest_s)
+                answer = self.send(sent.tiles)
         raise AssertionError("unreachable: the last try returns or raises")
 
-    def _check(self, outputs: Outputs, count: int) -> Outputs:
-        """Refuse an answer of a shape that the contract does not promise: a stub with the wrong numpy sends such."""
+    def failure(self, error: InferenceServerException) -> ServerError:
+        """The server's last word on a batch."""
+        return ServerError(f"{self.address}: model {self.contract.slide_model!r} failed on a batch: {reason_of(error)}")
+
+    def check(self, outputs: Outputs, count: int) -> Outputs:
+        """Refuse an answer of a shape that the contract does not promise: a stub with the wrong numpy sends such.
+
+        Raises:
+            ServerError: it is of another shape.
+        """
         grid, classes = self.contract.grid_cells, len(self.contract.task.classes)
         expected = {
             PROBABILITIES: (count, classes + 1, grid, grid),
@@ -163,7 +209,7 @@ class ServedModel:
             config = self._client.get_model_config(self.model, client_timeout=_CONNECT_S).config
         except InferenceServerException as error:
             if is_temporary(error):
-                raise ServerError(
+                raise AwayError(
                     f"{self.address}: expected a Triton server, none answers ({reason_of(error)}): start one with "
                     "`histoserve serve`, or leave out --server; where it speaks TLS, give --tls-ca (and --tls-cert, --tls-key where it asks for yours)"
                 ) from error
@@ -176,15 +222,15 @@ class ServedModel:
         except ContractError as error:
             raise ServerError(f"{self.address}: model {self.model!r}: {error}") from error
 
-    def _read_engine(self) -> str:
+    def _read_engine(self, contract: Contract) -> str:
         try:
             metadata = self._client.get_server_metadata(client_timeout=_CONNECT_S)
-            slide = self._client.get_model_config(self.contract.slide_model, client_timeout=_CONNECT_S).config
+            slide = self._client.get_model_config(contract.slide_model, client_timeout=_CONNECT_S).config
             steps = [step.model_name for step in slide.ensemble_scheduling.step]
             configs = [self._client.get_model_config(name, client_timeout=_CONNECT_S).config for name in steps] or [slide]
         except InferenceServerException as error:
             raise ServerError(
-                f"{self.address}: expected the slide model {self.contract.slide_model!r} with its steps, got {reason_of(error)}: "
+                f"{self.address}: expected the slide model {contract.slide_model!r} with its steps, got {reason_of(error)}: "
                 "serve the whole release with `histoserve serve --model`"
             ) from error
         return f"{metadata.name.split('-')[0]} {metadata.version}: {', '.join(config.backend or config.platform for config in configs)}"

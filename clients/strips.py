@@ -139,11 +139,14 @@ class _RowBuffer:
         self.end_c += len(rows.covered)
 
     def all(self) -> CellRows:
-        return CellRows(
-            np.concatenate([part.evidence for part in self._parts], axis=1),
-            np.concatenate([part.covered for part in self._parts]),
-            np.concatenate([part.bright for part in self._parts]),
-        )
+        if len(self._parts) > 1:
+            whole = CellRows(
+                np.concatenate([part.evidence for part in self._parts], axis=1),
+                np.concatenate([part.covered for part in self._parts]),
+                np.concatenate([part.bright for part in self._parts]),
+            )
+            self._parts = deque([whole])
+        return self._parts[0]
 
     def between(self, first_c: int, last_c: int) -> CellRows:
         whole = self.all()
@@ -152,8 +155,11 @@ class _RowBuffer:
         return CellRows(whole.evidence[:, low:high], whole.covered[low:high], whole.bright[pixels])
 
     def drop_above(self, first_c: int) -> None:
-        while self._parts and self.start_c + len(self._parts[0].covered) <= first_c:
-            self.start_c += len(self._parts.popleft().covered)
+        rows = max(0, first_c - self.start_c)
+        whole = self.all()
+        kept = CellRows(whole.evidence[:, rows:].copy(), whole.covered[rows:].copy(), whole.bright[rows * self._cell_px :].copy())
+        self._parts = deque([kept])
+        self.start_c += rows
 
 
 def _segment_labels(

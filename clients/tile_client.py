@@ -25,7 +25,7 @@ from .call_results import Activation, Segmentation
 from .endpoint import Arrays, Entry, Tls
 from .fleet import Fleet
 from .picture import PictureLimits, decode_picture, is_for_server, segment_picture
-from .tile_requests import Requests, SlideModel, await_all, joined
+from .tile_requests import Requests, SlideModel, await_all
 
 IN_FLIGHT = 4
 PATIENCE_S = 60.0  # a server that is restarted is back within it
@@ -140,9 +140,9 @@ class TileClient:
         return self.requests.submit_tiles(entry, tiles, stop)
 
     def _ask(self, kind: Kind, tiles: Tiles, deadline_s: float | None) -> tuple[Contract, Arrays]:
-        deadline, stop = end_of(deadline_s), threading.Event()
+        deadline = end_of(deadline_s)
         entry = self.entry(kind, until=deadline)
-        return entry.contract, joined(await_all(self.submit(entry, tiles, stop), deadline, stop), entry.contract)
+        return entry.contract, self.requests.ask_tiles(entry, tiles, deadline)
 
 
 def segmentation(contract: Contract, outputs: Arrays) -> Segmentation:

@@ -37,6 +37,7 @@ class Requests:
         self.fleet = fleet
         self.in_flight = in_flight
         self._pool = ThreadPoolExecutor(in_flight, thread_name_prefix="tiles")
+        self._places = threading.Semaphore(in_flight)  # of the pool's threads and of the callers' own
         self._lock = threading.Lock()
         self._on_the_way: set[Future[Arrays]] = set()
         self._is_closed = False
@@ -50,6 +51,22 @@ class Requests:
         self._pool.shutdown(wait=False)
         wait(left, timeout=CLOSE_S)
         self.fleet.close()
+
+    def ask_tiles(self, entry: Entry, tiles: npt.NDArray[np.uint8], deadline: float | None) -> Arrays:
+        """Tiles of any number to their answers, waited for until a time of `time.monotonic`.
+
+        One batch without a deadline is sent from the caller's own thread, since to change threads twice costs more than all else here. Not from the
+        main thread: Ctrl-C would cancel what is on the way.
+
+        Raises:
+            TilesError: not uint8 (n, tile_px, tile_px, 3).
+            CallError: see its tree.
+        """
+        require_tiles(tiles, entry.contract)
+        if deadline is None and 0 < len(tiles) <= entry.max_batch and threading.current_thread() is not threading.main_thread():
+            return self._ask_here(entry, tiles)
+        stop = threading.Event()
+        return joined(await_all(self.submit_tiles(entry, tiles, stop), deadline, stop), entry.contract)
 
     def submit_tiles(self, entry: Entry, tiles: npt.NDArray[np.uint8], stop: threading.Event) -> list[Future[Arrays]]:
         """One request for each batch of the server's limit, in order.
@@ -67,26 +84,39 @@ class Requests:
     def submit_batch(self, entry: Entry, batch: npt.NDArray[np.uint8], outputs: Sequence[str], stop: threading.Event) -> Future[Arrays]:
         """One request."""
 
-        def call(endpoint: Endpoint) -> Arrays:
-            return endpoint.infer_tiles(entry.name, np.ascontiguousarray(batch), outputs)
-
-        return self._submit(entry, call, len(batch), stop)
+        return self._submit(entry, _tiles_call(entry, batch, outputs), len(batch), stop)
 
     def submit_file(self, entry: Entry, data: bytes, stop: threading.Event) -> Future[Arrays]:
         """The file of one tile."""
         return self._submit(entry, lambda endpoint: endpoint.infer_image(entry.name, data, OUTPUTS["segment"]), 1, stop)
 
     def _submit(self, entry: Entry, call: Callable[[Endpoint], Arrays], count: int, stop: threading.Event) -> Future[Arrays]:
-        def ask() -> Arrays:
-            return self._check(entry, self.fleet.ask(entry, call, stop.is_set), count)
-
         with self._lock:
-            if self._is_closed:
-                raise ClosedError("the client was closed: make calls inside its with block")
-            future = self._pool.submit(ask)
+            self._require_open()
+            future = self._pool.submit(self._ask, entry, call, count, stop.is_set)
             self._on_the_way.add(future)
         future.add_done_callback(self._forget)
         return future
+
+    def _ask_here(self, entry: Entry, batch: npt.NDArray[np.uint8]) -> Arrays:
+        """One request in this thread; whoever closes the client waits for it as for those of the pool."""
+        future: Future[Arrays] = Future()
+        with self._lock:
+            self._require_open()
+            self._on_the_way.add(future)
+        try:
+            return self._ask(entry, _tiles_call(entry, batch, OUTPUTS[entry.contract.kind]), len(batch), lambda: False)
+        finally:
+            self._forget(future)
+            future.set_result({})  # that it is over is all that anyone asks of it
+
+    def _ask(self, entry: Entry, call: Callable[[Endpoint], Arrays], count: int, is_abandoned: Callable[[], bool]) -> Arrays:
+        with self._places:
+            return self._check(entry, self.fleet.ask(entry, call, is_abandoned), count)
+
+    def _require_open(self) -> None:
+        if self._is_closed:
+            raise ClosedError("the client was closed: make calls inside its with block")
 
     def _forget(self, future: Future[Arrays]) -> None:
         with self._lock:
@@ -103,6 +133,10 @@ class Requests:
                     "if another model was put in its place, call again"
                 )
         return outputs
+
+
+def _tiles_call(entry: Entry, batch: npt.NDArray[np.uint8], outputs: Sequence[str]) -> Callable[[Endpoint], Arrays]:
+    return lambda endpoint: endpoint.infer_tiles(entry.name, np.ascontiguousarray(batch), outputs)
 
 
 class SlideModel:

@@ -11,6 +11,7 @@ import numpy as np
 import zarr
 import zarr.errors
 
+from . import zarr_pipeline  # noqa: F401
 from .errors import SlideError
 from .label_store import ngff_attributes
 from .openslide_reader import Level, Properties, Rgb

@@ -32,6 +32,7 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore
         version: what it says of itself.
 
     Attributes:
+        port: to listen on; 0 = any that is free.
         requests: (model, tiles, outputs) of every inference request, in the order of arrival.
         most_at_once: the highest number of requests that were inside at a time.
     """
@@ -51,6 +52,7 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore
         self.parameters = contract.to_parameters() if parameters is None else parameters
         self.failures = list(failures or [])
         self.delay_s = delay_s
+        self.port = 0
         self.cells = cells
         self.requests: list[tuple[str, int, list[str]]] = []
         self.most_at_once = 0
@@ -60,7 +62,7 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore
     def __enter__(self) -> Self:
         self._server = grpc.server(futures.ThreadPoolExecutor(8))
         service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(self, self._server)
-        self.address = f"127.0.0.1:{self._server.add_insecure_port('127.0.0.1:0')}"
+        self.address = f"127.0.0.1:{self._server.add_insecure_port(f'127.0.0.1:{self.port}')}"
         self._server.start()
         return self
 

@@ -58,7 +58,7 @@ def entries_of(folder: Path) -> list[SlideEntry]:
 
 
 def run_of(output: Path) -> Run:
-    return Run(ModelSource("triton", MODEL, "", Path()), output, SegmentOptions(batch=4))
+    return Run(ModelSource("triton", MODEL, (), Path()), output, SegmentOptions(batch=4))
 
 
 def test_a_folder_with_one_broken_slide(server: FakeTriton, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -80,6 +80,11 @@ def test_says_in_one_line_what_is_wrong(server: FakeTriton, slide: Path, tmp_pat
         (["--tls-ca", __file__], "--tls-ca, --tls-cert, --tls-key: expected --server with them"),
         (["--server", "a:1", "--tls-key", __file__], "--tls-key: expected --tls-cert with it, got none"),
         (["--in-flight", "0"], "--in-flight 0: expected at least 1"),
+        (["--server", "a:1,b"], "--server a:1,b: expected \"host:port\", several of them with commas between, got 'b'"),
+        (["--shard", "3/3"], "--shard 3/3: expected I/N with I from 0 to N - 1"),
+        (["--dask", "a:1"], "--dask a:1: expected --server with it"),
+        (["--dask", "a:1", "--server", "b:1", "--jobs", "2"], "--dask a:1: expected no --jobs with it"),
+        (["--scratch", "tmp"], "--scratch tmp: expected an --output that is a URL"),
         (["elsewhere/s.tiff"], "expected different file names"),
         (["--nonsense"], "--nonsense"),
     ],
@@ -90,3 +95,28 @@ def test_wrong_usage_exits_with_2(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert exit_info.value.code == 2
     assert message in " ".join(capsys.readouterr().err.split())
     assert not (tmp_path / "out").exists()
+
+
+def test_two_servers_share_the_work_and_parts_share_the_slides(
+    server: FakeTriton, slide: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with FakeTriton(contract()) as other:
+        both = [str(slide), *flags(server, tmp_path / "out"), "--server", f"{server.address},{other.address}", "--batch", "2"]
+        assert main([*both, "--shard", "0/2"]) == 0
+        assert main([*both, "--shard", "1/2"]) == 0
+        assert server.requests
+        assert other.requests
+    told = capsys.readouterr().err
+    assert ("part 0/2: 0 slides" in told, "part 1/2: 0 slides" in told) in [(True, False), (False, True)]
+    reports = [json.loads((tmp_path / "out" / f"batch.{index}-of-2.json").read_text())["slides"] for index in range(2)]
+    assert [entry["state"] for report in reports for entry in report] == ["done"]
+    assert not (tmp_path / "out" / "index.html").exists()
+
+
+def test_servers_of_different_releases_are_told_in_one_line(
+    server: FakeTriton, slide: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with FakeTriton(contract(), version="2") as other:
+        arguments = [str(slide), *flags(server, tmp_path / "out"), "--server", f"{server.address},{other.address}"]
+        assert main(arguments) == 1
+    assert f"{server.address} and {other.address}: expected the same model 'painted_segment'" in capsys.readouterr().err

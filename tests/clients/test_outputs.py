@@ -181,4 +181,4 @@ def test_wrong_usage_exits_with_2(slide: Path, tmp_path: Path) -> None:
     with pytest.raises(SystemExit) as exit_info:
         main([str(slide), "--output", str(tmp_path), "--tissue", "a.png", "--no-tissue"])
     assert exit_info.value.code == 2
-    assert SegmentConfig(slides=("a.svs",), output=tmp_path, geojson=False).outputs == OutputOptions(geojson=False)
+    assert SegmentConfig(slides=("a.svs",), output=str(tmp_path), geojson=False).outputs == OutputOptions(geojson=False)

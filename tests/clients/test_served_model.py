@@ -37,7 +37,7 @@ def batches(count: int) -> Iterator[tuple[int, np.ndarray]]:
 
 @pytest.fixture
 def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(clients.served_model, "_RETRY_WAITS_S", (0.0, 0.0, 0.0))
+    monkeypatch.setattr(clients.served_model, "RETRY_WAITS_S", (0.0, 0.0, 0.0))
 
 
 def test_learns_everything_from_the_contract() -> None:

@@ -43,6 +43,7 @@ export interface Call {
   readonly deadlineMs?: number;
 }
 
+const CLOSE_MS = 30_000;
 const WAITS_MS = [100, 250, 500, 1000, 2000];
 const sleep = (ms: number): Promise<void> => new Promise((resolve) => setTimeout(resolve, ms));
 
@@ -52,18 +53,20 @@ export class TileClient {
   readonly #contracts = new Map<string, Promise<Contract>>();
   readonly #waiting: (() => void)[] = [];
   readonly #patienceMs: number;
+  readonly #places: number;
   #free: number;
   #isClosed = false;
 
   constructor(readonly address: string, readonly model: string, options: Options = {}) {
-    this.#free = options.inFlight ?? 4;
+    this.#places = this.#free = options.inFlight ?? 4;
     this.#patienceMs = options.patienceMs ?? 60_000;
     this.#channel = new Channel(address, options.credentials ?? grpc.credentials.createInsecure(), options.headers ?? {}, options.protos);
   }
 
-  /** Call it when no answer is awaited: hanging up would cancel what is on the way. */
-  close(): void {
+  /** What was not sent ends with `ClosedError`; what is on the way is waited for, half a minute at most, since hanging up cancels it. */
+  async close(): Promise<void> {
     this.#isClosed = true;
+    for (const end = Date.now() + CLOSE_MS; this.#free < this.#places && Date.now() < end; ) await sleep(20);
     this.#channel.close();
   }
 

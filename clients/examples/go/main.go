@@ -1,6 +1,7 @@
-// The file of one tile to a served model: the number of pixels of each label. Not built here.
+// The file of one tile to a served model: the number of pixels of each label. Never compiled: no Go was at hand.
 //
-//	protoc -I .. --go_out=. --go-grpc_out=. --go_opt=Mgrpc_service.proto=./inference --go_opt=Mmodel_config.proto=./inference \
+//	go install google.golang.org/protobuf/cmd/protoc-gen-go@latest google.golang.org/grpc/cmd/protoc-gen-go-grpc@latest
+//	protoc -I ../../protos --go_out=. --go-grpc_out=. --go_opt=Mgrpc_service.proto=./inference --go_opt=Mmodel_config.proto=./inference \
 //	  --go-grpc_opt=Mgrpc_service.proto=./inference --go-grpc_opt=Mmodel_config.proto=./inference grpc_service.proto model_config.proto
 //	go mod init example && go mod tidy && go run . localhost:8001 default_segment_image tile.png
 package main

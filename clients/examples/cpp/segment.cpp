@@ -1,8 +1,6 @@
-// The file of one tile to a served model: the number of pixels of each label. Not built here.
+// The file of one tile to a served model: the number of pixels of each label. Stubs and build: the Makefile beside it.
 //
-//   protoc -I .. --cpp_out=. --grpc_out=. --plugin=protoc-gen-grpc="$(which grpc_cpp_plugin)" grpc_service.proto model_config.proto
-//   g++ -std=c++17 *.cc segment.cpp $(pkg-config --cflags --libs grpc++ protobuf) -o segment
-//   ./segment localhost:8001 default_segment_image tile.png
+//   make && ./segment localhost:8001 default_segment_image tile.png
 #include <grpcpp/grpcpp.h>
 
 #include <cstdint>

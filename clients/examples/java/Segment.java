@@ -1,8 +1,4 @@
-// The file of one tile to a served model: the number of pixels of each label. Not built here.
-//
-//   protoc -I .. --java_out=. --grpc-java_out=. grpc_service.proto model_config.proto
-//   javac -cp 'grpc-netty-shaded.jar:grpc-protobuf.jar:grpc-stub.jar:protobuf-java.jar:...' inference/*.java Segment.java
-//   java -cp ... Segment localhost:8001 default_segment_image tile.png
+// The file of one tile to a served model: the number of pixels of each label. Stubs and build: the Makefile beside it.
 import com.google.protobuf.ByteString;
 import inference.GRPCInferenceServiceGrpc;
 import inference.GrpcService.ModelInferRequest;
