@@ -37,11 +37,11 @@ check: setup
 	$(BIN)/lint-imports
 
 unit: setup
-	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses=2 --dist=loadgroup -m "not triton and not install and not slow"
+	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses=2 --no-loadscope-reorder -m "not triton and not install and not slow"
 
-# Two processes, since most tests keep one core busy. Those that start the real Triton are all in one of them (tests/conftest.py).
+# Two processes, since most tests keep one core busy; tests/conftest.py says which belong together.
 test: setup
-	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses=2 --dist=loadgroup
+	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses=2 --no-loadscope-reorder
 
 soak: setup
 	$(BIN)/python -m benchmarks.soak --minutes 30 --output out/soak.json

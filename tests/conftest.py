@@ -6,6 +6,8 @@ import importlib.util
 import signal
 
 import pytest
+from xdist.remote import Producer
+from xdist.scheduler import LoadScopeScheduling
 
 
 def pytest_configure() -> None:
@@ -14,7 +16,6 @@ def pytest_configure() -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    _group(items)
     marked = [item for item in items if item.get_closest_marker("gpu") is not None]
     if not marked:
         return
@@ -29,8 +30,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.skip(reason=f"needs {' and '.join(missing)}, not here"))
 
 
-def _group(items: list[pytest.Item]) -> None:
-    """For `--dist loadgroup`: a module's tests share its fixtures, and all that start the real Triton come one after the other."""
-    for item in items:
-        group = "triton" if item.get_closest_marker("triton") is not None else item.nodeid.partition("::")[0]
-        item.add_marker(pytest.mark.xdist_group(group))
+class BySharedFixtures(LoadScopeScheduling):  # type: ignore[misc]  # it has no types
+    """Tests that share costly fixtures go to one process: those of a file, of these folders all."""
+
+    FOLDERS = ("tests/end_to_end/", "tests/export/")
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = nodeid.partition("::")[0]
+        return next((folder for folder in self.FOLDERS if file.startswith(folder)), file)
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> BySharedFixtures:
+    return BySharedFixtures(config, log)
