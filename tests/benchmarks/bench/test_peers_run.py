@@ -39,7 +39,8 @@ def test_every_other_round_runs_backwards() -> None:
 
 def test_a_run_becomes_a_point(tmp_path: Path) -> None:
     source = (
-        "import sys; import numpy as np; np.save(sys.argv[1], np.array([[1, 2]], np.uint8)); print('noise'); "
+        "import sys; import time; import numpy as np; np.save(sys.argv[1], np.array([[1, 2]], np.uint8)); print('noise'); "
+        "time.sleep(1); "  # until its memory was looked at, which happens ten times a second
         'print(\'{"tiles": 40, "work_s": 8.0, "load_s": 1.0}\')'
     )
     reference = tmp_path / "runs" / "openslide-torch"
