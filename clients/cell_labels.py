@@ -36,8 +36,13 @@ def labels_of_cells(levels: npt.NDArray[np.uint8], cell_px: int) -> npt.NDArray[
 def covered_share(mask: npt.NDArray[np.bool_], cell_px: int) -> npt.NDArray[np.float32]:
     """`area_fraction`: share of each cell that the mask covers, float32 (h, w), 0…1. Sides are multiples of `cell_px`, at most 255."""
     height, width = mask.shape
-    by_row = mask.view(np.uint8).reshape(height // cell_px, cell_px, width).sum(axis=1, dtype=np.uint8)
-    counts = by_row.reshape(len(by_row), width // cell_px, cell_px).sum(axis=2, dtype=np.uint16)
+    rows = mask.view(np.uint8).reshape(height // cell_px, cell_px, width)
+    by_row = rows[:, 0].copy()
+    for row in range(1, cell_px):  # sums over a short axis take numpy five times as long
+        by_row += rows[:, row]
+    counts = by_row[:, ::cell_px].astype(np.uint16)
+    for column in range(1, cell_px):
+        counts += by_row[:, column::cell_px]
     share: npt.NDArray[np.float32] = counts.astype(np.float32) / np.float32(cell_px * cell_px)
     return share
 
