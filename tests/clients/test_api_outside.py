@@ -303,9 +303,11 @@ def test_the_steps_refuse_what_has_lost_its_axis(outside: Outside) -> None:
 def test_strangers_at_the_same_time_fail_alone(outside: Outside) -> None:
     """Right and wrong requests of eight callers in turn.
 
-    Not among them: a graph that fails. Beside failing decode steps Triton 2.51 then now and then keeps a request to itself (`serving/README.md`).
+    The graph fails behind the slide model, in one batch with the entry's tiles: in an ensemble of two first steps 2.51 may keep the request (`serving/README.md`).
     """
-    wrong = [tile(datatype="FP32"), files_request([b"no image"]), tile(outputs=("NOTHING",))]
+    red = TILES[:1].copy()
+    red[..., 0] = tiny.MAX_RED + 1
+    wrong = [tile(datatype="FP32"), files_request([b"no image"]), tile(outputs=("NOTHING",)), tiles_request(red, model=tiny.SLIDE)]
 
     def call(number: int) -> bool:
         if number % 2:
