@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from serving.accelerator import Accelerator
+from serving.cpu_batches import RUN_ROWS
 from serving.modelconfig import ModelConfig
 from serving.modeloptions import INTER_OP_THREADS, INTRA_OP_THREADS, Options, Priorities, QueuePolicy, WarmUp
 
@@ -78,7 +79,9 @@ class CpuTarget:
         is_network = role == "network"
         threads = {INTRA_OP_THREADS: str(self.threads if is_network else 1), INTER_OP_THREADS: "1"}
         options = Options(
-            warm_ups=(WarmUp(self.warm_up_batch),), accelerator=Accelerator("openvino") if self.openvino and is_network else None
+            preferred_batch_sizes=(RUN_ROWS,) if is_network else (),
+            warm_ups=(WarmUp(self.warm_up_batch),),
+            accelerator=Accelerator("openvino") if self.openvino and is_network else None,
         )
         placed = dataclasses.replace(
             config,

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .check import VERSION
+from .cpu_batches import with_cpu_batches
 from .modelconfig import Config, EnsembleConfig, read_config, write_config
 from .queue_limits import without_unsafe_limits
 from .triton_install import SERVING_FOLDER, Lane, TritonInstall
@@ -57,7 +58,7 @@ def build_view(folder: Path, repository: Path, configs: Iterable[Config], instal
 
 def add_models(view: View, repository: Path, configs: Iterable[Config]) -> None:
     """Models that are served together, as this lane's Triton can take them."""
-    for config in without_unsafe_limits(configs) if view.lane == "wheel" else configs:
+    for config in with_cpu_batches(without_unsafe_limits(configs)) if view.lane == "wheel" else configs:
         add_model(view, repository, config)
 
 
@@ -73,7 +74,7 @@ def add_model(view: View, repository: Path, config: Config) -> None:
         shutil.copytree(repository / config.name, folder, ignore=shutil.ignore_patterns("__pycache__"))
         _refuse_bytecode(folder)
         write_config(folder, config)
-    elif config != read_config(repository / config.name):  # a limit was taken out
+    elif config != read_config(repository / config.name):  # a limit was taken out, a batch size put in
         folder.mkdir()
         (folder / VERSION).symlink_to((repository / config.name / VERSION).resolve())
         write_config(folder, config)
