@@ -37,11 +37,11 @@ check: setup
 	$(BIN)/lint-imports
 
 unit: setup
-	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses=2 --no-loadscope-reorder -m "not triton and not install and not slow"
+	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses=2 --no-loadscope-reorder --max-worker-restart=0 -m "not triton and not install and not slow"
 
 # Two processes, since most tests keep one core busy; tests/conftest.py says which belong together.
 test: setup
-	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses=2 --no-loadscope-reorder
+	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses=2 --no-loadscope-reorder --max-worker-restart=0
 
 soak: setup
 	$(BIN)/python -m benchmarks.soak --minutes 30 --output out/soak.json

@@ -1,12 +1,11 @@
-"""A release's network in this process, as the embedded server would run it. The only module that imports ONNX Runtime or OpenVINO; knows no slide."""
+"""A release's network in this process, in the engines of the server's own backend: the same code, hence the same values. Knows no slide."""
 
 from __future__ import annotations
 
 import importlib
 import importlib.util
 import os
-import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, Protocol, TypeVar
 
@@ -16,6 +15,7 @@ import numpy.typing as npt
 from serving.check import VERSION, check_repository, parse_contract
 from serving.contract import TILE, Contract
 from serving.modelconfig import Config, EnsembleConfig, ModelConfig
+from serving.modeloptions import INTER_OP_THREADS, INTRA_OP_THREADS
 
 from .errors import ServerError
 from .served_model import SLIDE_OUTPUTS
@@ -24,11 +24,17 @@ Tag = TypeVar("Tag")
 Arrays = Mapping[str, npt.NDArray[Any]]
 RuntimeName = Literal["onnxruntime", "openvino"]
 _ONNX_RUNTIME: RuntimeName = "onnxruntime"
+_BACKEND = "serving.backends.onnxruntime"
+_THREADS = (("threads", INTRA_OP_THREADS, "0"), ("inter_op_threads", INTER_OP_THREADS, "1"))  # 0: every core
 _ENGINE_VARIABLE, _ENGINE_PARAMETER = "HISTOSERVE_ENGINE", "histoserve_engine"
+_ENGINES: dict[RuntimeName, tuple[str, str]] = {
+    "onnxruntime": ("runtime_engine", "RuntimeEngine"),
+    "openvino": ("openvino_engine", "OpenVinoEngine"),
+}
 
 
-class _Graph(Protocol):
-    def run(self, tiles: npt.NDArray[np.uint8]) -> dict[str, npt.NDArray[Any]]: ...
+class _Engine(Protocol):
+    def run(self, feeds: Arrays, names: list[str]) -> dict[str, npt.NDArray[Any]]: ...
 
 
 class LocalModel:
@@ -57,14 +63,13 @@ class LocalModel:
         self.contract: Contract = contract
         self.model = model
         self.max_batch = configs[contract.slide_model].max_batch_size
-        net, names = _network(configs, contract)
+        net, self._names = _network(configs, contract)
         runtime = runtime or _chosen_runtime(net)
         if not _is_installed(runtime):
             raise ServerError(f"--engine: expected the package {runtime}, it is not installed: pip install 'histoserve[local]'")
         path = repository / net.name / VERSION / net.file_name
-        make: Callable[[Path, ModelConfig, Mapping[str, str]], _Graph] = _OpenVinoGraph if runtime == "openvino" else _OnnxGraph
         try:
-            self._graph = make(path, net, names)
+            self._engine = _load(runtime, path, net)
         except Exception as error:  # each runtime has errors of its own
             raise ServerError(f"{path}: {runtime} cannot load this network: {error}: export the model again") from error
         self.engine = f"{runtime} {importlib.import_module(runtime).__version__} in the client"
@@ -82,10 +87,10 @@ class LocalModel:
         """
         for tag, tiles in batches:
             try:
-                outputs = self._graph.run(np.ascontiguousarray(tiles))
+                rows = self._engine.run({TILE: np.ascontiguousarray(tiles)}, list(self._names.values()))
             except Exception as error:
                 raise ServerError(f"model {self.contract.slide_model!r}: {self.engine} failed on a batch: {error}") from error
-            yield tag, outputs
+            yield tag, {name: rows[own] for name, own in self._names.items()}
 
 
 def _network(configs: Mapping[str, Config], contract: Contract) -> tuple[ModelConfig, dict[str, str]]:
@@ -112,47 +117,11 @@ def _is_installed(package: str) -> bool:
     return importlib.util.find_spec(package) is not None
 
 
-class _OnnxGraph:
-    def __init__(self, path: Path, net: ModelConfig, names: Mapping[str, str]) -> None:
-        onnxruntime = importlib.import_module("onnxruntime")
-        options = onnxruntime.SessionOptions()
-        options.inter_op_num_threads = 1
-        threads = net.parameters.get("intra_op_thread_count")
-        if threads is not None:  # as the server does, else ONNX Runtime takes every core
-            options.intra_op_num_threads = int(threads)
-        # The decoding threads want the cores between two batches.
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        self._session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-        self._names = dict(names)
-
-    def run(self, tiles: npt.NDArray[np.uint8]) -> dict[str, npt.NDArray[Any]]:
-        return dict(zip(self._names, self._session.run(list(self._names.values()), {TILE: tiles}), strict=True))
-
-
-class _OpenVinoGraph:
-    """Cut down to the outputs that are wanted, with the server's settings: in float32 whatever the processor would prefer."""
-
-    def __init__(self, path: Path, net: ModelConfig, names: Mapping[str, str]) -> None:
-        if "openvino" not in sys.modules:  # importing it sends an event to its maker, unless this package cannot be imported
-            sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
-        openvino = importlib.import_module("openvino")
-        core = openvino.Core()
-        whole = core.read_model(str(path))
-        wanted = [result for result in whole.get_results() if result.output(0).get_any_name() in names.values()]
-        part = openvino.Model(wanted, whole.get_parameters(), whole.get_friendly_name())
-        threads = net.parameters.get("intra_op_thread_count")
-        settings: dict[str, Any] = {
-            "PERFORMANCE_HINT": "LATENCY",
-            "NUM_STREAMS": "1",
-            "INFERENCE_PRECISION_HINT": "f32",
-            "ENABLE_CPU_PINNING": False,
-        }
-        settings |= {"INFERENCE_NUM_THREADS": int(threads)} if threads is not None else {}
-        self._request = core.compile_model(part, "CPU", settings).create_infer_request()
-        self._names = dict(names)
-
-    def run(self, tiles: npt.NDArray[np.uint8]) -> dict[str, npt.NDArray[Any]]:
-        self._request.start_async({TILE: tiles})  # infer() with one thread swallows errors (2026.4.1)
-        self._request.wait()
-        # OpenVINO uses its memory again at the next run.
-        return {name: self._request.get_tensor(own).data.copy() for name, own in self._names.items()}
+def _load(runtime: RuntimeName, path: Path, net: ModelConfig) -> _Engine:
+    """The backend's engine, with the threads that the network's configuration names, as the server gives it."""
+    module, kind = _ENGINES[runtime]
+    choice = importlib.import_module(f"{_BACKEND}.engine_choice").Choice
+    threads = {name: int(net.parameters.get(key, default)) for name, key, default in _THREADS}
+    chosen = choice(engine=runtime, reason="of this process", graph_level=0, **threads)
+    engine: _Engine = getattr(importlib.import_module(f"{_BACKEND}.{module}"), kind)(str(path), chosen)
+    return engine

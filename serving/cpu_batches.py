@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 from .modelconfig import Config, ModelConfig
 
-# `backends/onnxruntime/parts.py` has the figures; its runs are of as many rows, so a larger batch would only answer its first requests later.
+# What a slide's client sends in one request. The engines cut larger batches anyway (`backends/onnxruntime`), which would only answer their first requests later.
 RUN_ROWS = 16
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ RuntimeEngine = backend_module("runtime_engine").RuntimeEngine
 openvino_engine = backend_module("openvino_engine")
 OpenVinoEngine = openvino_engine.OpenVinoEngine
 EXPECTED = {LABELS: tiny.net_labels, PROBABILITIES: tiny.net_probabilities}
+CORES = len(os.sched_getaffinity(0))
 SUBSETS = [[LABELS], [PROBABILITIES], [LABELS, PROBABILITIES]]
 
 
@@ -33,15 +35,16 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(file)
 
 
-@pytest.fixture(params=["runtime", "openvino"])
+@pytest.fixture(params=[(RuntimeEngine, 1), (OpenVinoEngine, 1), (OpenVinoEngine, 3)], ids=["runtime", "openvino", "openvino-streams"])
 def engine(request: pytest.FixtureRequest, path: str) -> Any:
-    return (RuntimeEngine if request.param == "runtime" else OpenVinoEngine)(path, choice())
+    kind, threads = request.param
+    return kind(path, choice(threads))
 
 
 @pytest.mark.parametrize("names", SUBSETS, ids="+".join)
 def test_each_subset_of_the_outputs_at_changing_batches(engine: Any, names: list[str]) -> None:
     assert (engine.inputs, engine.outputs) == ({TILE}, {LABELS, PROBABILITIES})
-    for count in (3, 1, 5, 3):
+    for count in (3, 1, 5, 37, 3):  # more than a run or a piece takes, and what is left over
         tiles = tiny.random_tiles(count, seed=count)
         rows = engine.run({TILE: tiles}, names)
         assert list(rows) == names
@@ -49,12 +52,13 @@ def test_each_subset_of_the_outputs_at_changing_batches(engine: Any, names: list
             np.testing.assert_array_equal(rows[name], EXPECTED[name](tiles))
 
 
+@pytest.mark.parametrize("rows", [2, 18])
 @pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize("kind", [RuntimeEngine, OpenVinoEngine], ids=["runtime", "openvino"])
-def test_a_failed_run_is_an_error_and_does_not_spoil_the_next(path: str, kind: Any, threads: int) -> None:
+def test_a_failed_run_is_an_error_and_does_not_spoil_the_next(path: str, kind: Any, threads: int, rows: int) -> None:
     """With one thread OpenVINO's infer() swallows the error and gives the rows of the run before; with two, all further runs fail."""
     engine = kind(path, choice(threads))
-    good, bad = tiny.random_tiles(2, seed=1), tiny.random_tiles(2, seed=2)
+    good, bad = tiny.random_tiles(rows, seed=1), tiny.random_tiles(rows, seed=2)
     bad[1, 3, 3, 0] = tiny.MAX_RED + 1
     for _ in range(2):
         np.testing.assert_array_equal(engine.run({TILE: good}, [LABELS])[LABELS], tiny.net_labels(good))
@@ -69,10 +73,17 @@ def test_a_foreign_file_is_an_error_at_load(tmp_path: Path) -> None:
             kind(str(tmp_path / "model.onnx"), choice())
 
 
-def test_openvino_runs_in_float32_with_the_threads_it_is_given(path: str) -> None:
-    compiled = OpenVinoEngine(path, choice(threads=2)).request_for(frozenset([LABELS]))[1].get_compiled_model()
-    assert compiled.get_property("INFERENCE_NUM_THREADS") == 2
-    assert compiled.get_property("NUM_STREAMS") == 1
+@pytest.mark.parametrize(("threads", "rows", "streams"), [(2, 2, 1), (2, 3, min(2, CORES)), (1, 3, 1), (9, 64, min(8, CORES))])
+def test_openvino_runs_in_float32_with_the_threads_it_is_given(path: str, threads: int, rows: int, streams: int) -> None:
+    """Few rows get every thread at once, more are shared by streams."""
+    engine = OpenVinoEngine(path, choice(threads))
+    engine.run({TILE: tiny.random_tiles(rows, seed=4)}, [LABELS])
+    ((key, requests),) = engine.requests.items()
+    assert key == (frozenset([LABELS]), streams)
+    assert len(requests) == streams
+    compiled = requests[0].get_compiled_model()
+    assert compiled.get_property("INFERENCE_NUM_THREADS") == min(threads, CORES)  # it says no more than there are
+    assert compiled.get_property("NUM_STREAMS") == streams
     assert compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name() == "f32"
     assert compiled.get_property("ENABLE_CPU_PINNING") is False
     assert [port.get_any_name() for port in compiled.outputs] == [LABELS]
@@ -83,7 +94,7 @@ def test_sets_of_outputs_beyond_a_few_share_the_whole_graph(path: str, monkeypat
     engine, tiles = OpenVinoEngine(path, choice()), tiny.random_tiles(2, seed=3)
     for name in (LABELS, PROBABILITIES):
         np.testing.assert_array_equal(engine.run({TILE: tiles}, [name])[name], EXPECTED[name](tiles))
-    assert engine.compiled.keys() == {frozenset([LABELS]), frozenset([LABELS, PROBABILITIES])}
+    assert engine.requests.keys() == {(frozenset([LABELS]), 1), (frozenset([LABELS, PROBABILITIES]), 1)}
 
 
 @pytest.mark.parametrize(

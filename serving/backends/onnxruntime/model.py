@@ -8,7 +8,6 @@ import os
 import numpy as np
 import triton_python_backend_utils as pb_utils
 from engine_choice import OPENVINO, ChoiceError, choose
-from parts import cut, group
 
 
 class TritonPythonModel:
@@ -37,31 +36,22 @@ class TritonPythonModel:
             )
 
     def execute(self, requests):
-        """Answer a batch of requests with few runs of the graph; where one fails, each of its requests alone, so that a bad one fails alone."""
+        """Answer a batch of requests with one run of the graph; where that fails, each request alone, so that a bad one fails alone."""
         inputs = [[pb_utils.get_input_tensor_by_name(request, name).as_numpy() for name in self.input_names] for request in requests]
         wanted = [wanted_outputs(request, self.output_names) for request in requests]
-        together = group([arrays[0].shape[0] for arrays in inputs])
-        return [response for some in together for response in self.answers(inputs[some], wanted[some], keep=some is not together[-1])]
-
-    def answers(self, inputs, wanted, keep):
-        """Of requests that are run together.
-
-        Args:
-            keep: another run follows, which may use the memory of this one's rows.
-        """
         try:
-            return self.run_together(inputs, wanted, keep)
+            return self.run_together(inputs, wanted)
         except Exception as error:  # noqa: BLE001 (whatever it is, it is answered below)
-            if len(inputs) == 1:
+            if len(requests) == 1:
                 return [self.failure(error)]
-            pb_utils.Logger.log_warn(f"a batch of {len(inputs)} requests failed, each is run alone: {error}")
+            pb_utils.Logger.log_warn(f"a batch of {len(requests)} requests failed, each is run alone: {error}")
         return [self.run_alone(arrays, names) for arrays, names in zip(inputs, wanted, strict=True)]
 
-    def run_together(self, inputs, wanted, keep):
-        """One run; Triton copies the answers to shared memory before it calls again, so those of the last may be views."""
+    def run_together(self, inputs, wanted):
+        """One run, cut by request."""
         names = [name for name in self.output_names if any(name in asked for asked in wanted)]
         feeds = {name: join([arrays[k] for arrays in inputs]) for k, name in enumerate(self.input_names)}
-        rows = self.run(feeds, names, keep)
+        rows = self.engine.run(feeds, names)
         responses, start = [], 0
         for arrays, asked in zip(inputs, wanted, strict=True):
             end = start + arrays[0].shape[0]
@@ -71,18 +61,9 @@ class TritonPythonModel:
 
     def run_alone(self, arrays, names):
         try:
-            return answer(self.run(dict(zip(self.input_names, arrays, strict=True)), names, keep=True))
+            return answer(self.engine.run(dict(zip(self.input_names, arrays, strict=True)), names))
         except Exception as error:  # noqa: BLE001 (whatever it is, it becomes the answer)
             return self.failure(error)
-
-    def run(self, feeds, names, keep):
-        """Rows of the named outputs, a large request in several runs."""
-        pieces = cut(next(iter(feeds.values())).shape[0])
-        if len(pieces) == 1:
-            rows = self.engine.run(feeds, names)
-            return {name: np.array(rows[name]) for name in names} if keep else rows
-        parts = [self.run({name: feed[piece] for name, feed in feeds.items()}, names, keep=True) for piece in pieces]
-        return {name: join([part[name] for part in parts]) for name in names}
 
     def failure(self, error):
         return pb_utils.InferenceResponse(error=pb_utils.TritonError(f"{self.engine.label}: {' '.join(str(error).split())}"))

@@ -1,6 +1,10 @@
 """One ONNX file in OpenVINO on the CPU, in float32, compiled per set of wanted outputs. Knows no Triton."""
 
+import os
 import sys
+from concurrent.futures import ThreadPoolExecutor, wait
+
+import numpy as np
 
 # Importing openvino sends an event to its maker and writes an identity to the home folder, unless this package cannot be imported.
 if "openvino" not in sys.modules:
@@ -9,6 +13,11 @@ if "openvino" not in sys.modules:
 import openvino as ov
 
 MAX_COMPILED = 3  # sets of outputs beside the whole one; each holds its own copy of the weights
+# More rows than these are cut into pieces, which several streams take as they come: no thread waits for another at every operation, and what
+# one stream works on stays in its cache. Against one stream of both cores and 16 rows at a time, 2 cores, 7 turns each: 1.06–1.10 times the tiles/s
+# for Swin-T with an FPN at 224 px, 1.04–1.07 for the default's network at 128 px. Memory grows with the piece, not with the batch.
+PIECE_ROWS = 2
+MAX_STREAMS = 8  # a slide's request of 16 rows has as many pieces
 
 
 class OpenVinoEngine:
@@ -23,46 +32,71 @@ class OpenVinoEngine:
 
     def __init__(self, path, choice):
         self.path = path
-        self.settings = settings(choice)
+        self.threads = choice.threads
+        cores = len(os.sched_getaffinity(0))
+        self.streams = min(MAX_STREAMS, choice.threads or cores, cores)
         self.core = ov.Core()
         model = self.core.read_model(path)
         self.inputs = {port.get_any_name() for port in model.inputs}
         self.outputs = frozenset(port.get_any_name() for port in model.outputs)
-        self.compiled = {}
+        self.requests = {}  # (set of outputs, streams) → one request a stream
+        self.pool = ThreadPoolExecutor(self.streams)
 
     def run(self, feeds, names):
-        """Inputs by name → the named outputs by name, batch first; valid until the next run, which uses the same memory."""
-        compiled, request = self.request_for(frozenset(names))
+        """Inputs by name → the named outputs by name, batch first, in memory of their own."""
+        rows = next(iter(feeds.values())).shape[0]
+        key = self.key_for(frozenset(names), 1 if rows <= PIECE_ROWS else self.streams)
         try:
-            # Not infer(): with one thread it swallows errors and leaves the rows of the run before (2026.4.1).
-            request.start_async(feeds, share_inputs=True)
-            request.wait()
+            return run_pieces(self.pool, self.requests[key], feeds, names, rows)
         except Exception:
-            del self.compiled[compiled]  # after an error every further run of it fails (2026.4.1)
+            del self.requests[key]  # after an error every further run of it fails (2026.4.1)
             raise
-        return {name: request.get_tensor(name).data for name in names}
 
-    def request_for(self, names):
-        """The set of outputs to run, which may be the whole one, and its request."""
-        if names not in self.compiled and len(self.compiled.keys() - {self.outputs}) >= MAX_COMPILED:
+    def key_for(self, names, streams):
+        """What answers these outputs with so many streams, compiled if it has to be; beyond a few sets the whole one."""
+        sets = {outputs for outputs, _ in self.requests} - {self.outputs}
+        if names not in sets and len(sets) >= MAX_COMPILED:
             names = self.outputs
-        if names not in self.compiled:
-            self.compiled[names] = self.compile(names)
-        return names, self.compiled[names]
+        if (names, streams) not in self.requests:
+            compiled = self.compile(names, streams)
+            self.requests[names, streams] = [compiled.create_infer_request() for _ in range(streams)]
+        return names, streams
 
-    def compile(self, names):
+    def compile(self, names, streams):
         model = self.core.read_model(self.path)
         wanted = [result for result in model.get_results() if result.output(0).get_any_name() in names]
         part = ov.Model(wanted, model.get_parameters(), model.get_friendly_name())
-        return self.core.compile_model(part, "CPU", self.settings).create_infer_request()
+        return self.core.compile_model(part, "CPU", settings(self.threads, streams))
 
 
-def settings(choice):
+def run_pieces(pool, requests, feeds, names, rows):
+    """The batch in pieces, each by the stream that is free next; returns, or raises, when no stream works any more."""
+    starts = range(0, max(rows, 1), PIECE_ROWS)
+    waiting, answers = iter(starts), {}
+
+    def work(request):
+        for start in waiting:
+            # Not infer(): with one thread it swallows errors and leaves the rows of the run before (2026.4.1).
+            request.start_async({name: feed[start : start + PIECE_ROWS] for name, feed in feeds.items()}, share_inputs=True)
+            request.wait()
+            answers[start] = [np.array(request.get_tensor(name).data) for name in names]  # the next run uses the same memory
+
+    # Threads of our own, not AsyncInferQueue: that gives up at the first error while its other requests still run, and crashes when it is let go.
+    workers = [pool.submit(work, request) for request in requests]
+    wait(workers)
+    for worker in workers:
+        worker.result()
+    parts = [answers[start] for start in starts]
+    arrays = parts[0] if len(parts) == 1 else [np.concatenate(own) for own in zip(*parts, strict=True)]
+    return dict(zip(names, arrays, strict=True))
+
+
+def settings(threads, streams):
     chosen = {
-        "PERFORMANCE_HINT": "LATENCY",
-        "NUM_STREAMS": "1",
+        "PERFORMANCE_HINT": "LATENCY" if streams == 1 else "THROUGHPUT",
+        "NUM_STREAMS": str(streams),
         "INFERENCE_PRECISION_HINT": "f32",  # else bfloat16 where the processor has units for it: other values than the release was checked with
         # Each model and each instance is a process here: all would pin their threads to the same first cores.
         "ENABLE_CPU_PINNING": False,
     }
-    return chosen | ({"INFERENCE_NUM_THREADS": choice.threads} if choice.threads else {})
+    return chosen | ({"INFERENCE_NUM_THREADS": threads} if threads else {})
