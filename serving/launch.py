@@ -125,7 +125,8 @@ def _ports(exposure: Exposure, port: int, identity: Identity) -> Iterator[Flag]:
     yield Flag("--model-control-mode", "explicit" if exposure.reloadable else "none")
     if exposure.reloadable:
         yield Flag("--load-model", "*")
-    yield Flag("--allow-client-shm", "false", if_known=True)  # before 26.04 it is always on, behind the secret
+    # Behind the secret in any case, and before 26.04 always on; callers on other machines have no use for it.
+    yield Flag("--allow-client-shm", "true" if exposure.is_local else "false", if_known=True)
     yield Flag("--allow-sagemaker", "false", if_known=True)
     yield Flag("--allow-vertex-ai", "false", if_known=True)
     yield Flag("--allow-http", "false" if exposure.http_port is None else "true")

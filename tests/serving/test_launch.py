@@ -125,13 +125,16 @@ def test_only_flags_of_the_installed_binary_are_passed(triton: TritonInstall, bi
 
 
 @pytest.mark.triton
-def test_newer_servers_get_their_flags(triton: TritonInstall, binary: Binary) -> None:
+@pytest.mark.parametrize(("address", "shared_memory"), [("127.0.0.1", "true"), ("10.0.0.5", "false")])
+def test_newer_servers_get_their_flags(triton: TritonInstall, binary: Binary, address: str, shared_memory: str) -> None:
+    """Shared memory is for callers on this machine alone: `segment` with a server of its own sends its tiles that way."""
+    exposure = Exposure(address=address, http_port=8000, insecure=True)
     newer = Binary((2, 75, 0), binary.flags | NEWER_FLAGS)
-    added = set(launch_command(triton, VIEW, IDENTITY, 8001, Exposure(http_port=8000), newer)) - set(
-        launch_command(triton, VIEW, IDENTITY, 8001, Exposure(http_port=8000), binary)
+    added = set(launch_command(triton, VIEW, IDENTITY, 8001, exposure, newer)) - set(
+        launch_command(triton, VIEW, IDENTITY, 8001, exposure, binary)
     )
     assert added == {
-        "--allow-client-shm=false",
+        f"--allow-client-shm={shared_memory}",
         "--grpc-infer-thread-count=8",
         "--grpc-max-response-pool-size=64",
         "--http-max-input-size=67108864",
