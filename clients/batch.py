@@ -11,6 +11,7 @@ from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPool
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from multiprocessing.util import Finalize
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -175,6 +176,10 @@ class _Worker:
         self._stack = ExitStack()
         self._model: SlideModel | None = None
 
+    def close(self) -> None:
+        """Give the server its shared memory and its connection back."""
+        self._stack.close()
+
     def segment(self, entry: SlideEntry) -> SlideOutcome:
         if self._model is None:
             self._model = self._stack.enter_context(open_model(self.run.source))
@@ -185,6 +190,7 @@ def _begin_worker(run: Run, stop: _Flag, queue: Any) -> None:
     global _worker
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal tells every process; ours is told by the flag
     _worker = _Worker(run, stop, queue)
+    Finalize(None, _worker.close, exitpriority=1)  # such a process ends without atexit
 
 
 def _work(entry: SlideEntry) -> SlideOutcome:

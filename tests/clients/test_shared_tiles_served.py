@@ -11,11 +11,14 @@ import numpy as np
 import pytest
 import tritonclient.grpc as grpcclient
 
+from clients.batch import Run, run_in_processes
 from clients.omezarr import read_label
+from clients.open_model import ModelSource
 from clients.outputs import OutputOptions
 from clients.segment import SegmentOptions, segment_slide
 from clients.served_model import ServedModel
 from clients.shared_tiles import PREFIX, SHM
+from clients.slide_list import SlideEntry
 from clients.tls_files import TlsFiles
 from serving.contract import PROBABILITIES
 from serving.embedded import EmbeddedTriton
@@ -96,6 +99,23 @@ def test_a_server_that_is_killed_under_way_changes_no_byte(
     assert not set(before[0]) & set(after)
     assert mapped(server) == []
     assert named_regions() == []
+
+
+def test_processes_of_a_run_leave_nothing_with_the_server(
+    server: EmbeddedTriton, slide: Path, in_messages: dict[str, bytes], tmp_path: Path
+) -> None:
+    source = ModelSource("triton", tiny.ENTRY, (server.address,), Path(), shared_by=server.admin_headers)
+    told: list[str] = []
+    seen: list[int] = []
+
+    def on_tiles(name: str, done: int, total: int) -> None:
+        seen.append(len(mapped(server)))
+
+    run_in_processes(Run(source, tmp_path, OPTIONS), [SlideEntry(slide)], 1, on_tiles, lambda entry, outcome: told.append(outcome.state))
+    assert told == ["done"]
+    assert max(seen) > 0
+    assert contents(tmp_path) == in_messages
+    assert mapped(server) == []
 
 
 class StoppedError(Exception):
