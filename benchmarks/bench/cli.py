@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from types import ModuleType
 
 import tyro
@@ -62,8 +64,19 @@ def usage() -> str:
 
 
 def _call(name: str, module: ModuleType, argv: Sequence[str]) -> int:
-    module.run(tyro.cli(module.Flags, prog=f"{PROGRAM} {name}", args=list(argv)))
+    with _ended_like_interrupted():
+        module.run(tyro.cli(module.Flags, prog=f"{PROGRAM} {name}", args=list(argv)))
     return 0
+
+
+@contextmanager
+def _ended_like_interrupted() -> Iterator[None]:
+    """SIGTERM unwinds as Ctrl-C does: servers and programs that are measured do not outlive the run."""
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _module_of(name: str) -> str:

@@ -125,6 +125,7 @@ def measure_command(
         finally:
             timer.cancel()
             _end_session(process.pid)
+            process.wait()  # an interrupted one has not been waited for
         wall_s = time.monotonic() - start_s
         output.seek(0)
         complaints.seek(0)

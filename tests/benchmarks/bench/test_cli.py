@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import importlib
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from types import ModuleType
 
+import psutil
 import pytest
 
 from benchmarks.bench import cli
@@ -52,6 +55,36 @@ def test_a_missing_package_says_what_to_install(monkeypatch: pytest.MonkeyPatch,
     monkeypatch.setattr(importlib, "import_module", without)
     assert cli.main(["report"]) == 1
     assert "pip install 'histoserve[bench]'" in capsys.readouterr().err
+
+
+_MEASURING = """
+import dataclasses, importlib, sys, types
+from benchmarks.bench import cli
+from benchmarks.bench.peers_tree import measure_command
+
+@dataclasses.dataclass(frozen=True)
+class Flags:
+    pass
+
+def run(flags):
+    measure_command([sys.executable, "-c", "import os, sys, time; print(os.getpid(), file=open(sys.argv[1], 'w')); time.sleep(600)", sys.argv[1]])
+
+importlib.import_module = lambda name: types.SimpleNamespace(Flags=Flags, run=run)
+sys.exit(cli.main(["report"]))
+"""
+
+
+@pytest.mark.slow
+def test_what_is_measured_does_not_outlive_a_run_that_is_terminated(tmp_path: Path) -> None:
+    told = tmp_path / "pid"
+    process = subprocess.Popen([sys.executable, "-c", _MEASURING, str(told)], stderr=subprocess.PIPE, text=True)
+    while not (told.is_file() and told.read_text().endswith("\n")):
+        assert process.poll() is None
+        time.sleep(0.05)
+    process.send_signal(signal.SIGTERM)
+    complaint = process.communicate(timeout=60)[1]
+    assert (process.returncode, complaint) == (130, "histoserve bench report: interrupted\n")
+    assert not psutil.pid_exists(int(told.read_text()))
 
 
 def test_a_known_error_is_a_line_and_a_code(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
