@@ -20,6 +20,15 @@ PIECE_ROWS = 2
 MAX_STREAMS = 8  # a slide's request of 16 rows has as many pieces
 
 
+# Never let go: loading the plugin moves the signal stack of the thread that loads it, and unloading it frees that memory, in whatever thread
+# the last request ends. The next signal to the first thread would then end the process.
+CORE = ov.Core()
+
+
+class RunError(Exception):
+    """The graph failed on a batch."""
+
+
 class OpenVinoEngine:
     """A graph that is cut down to the outputs that are asked for.
 
@@ -35,8 +44,7 @@ class OpenVinoEngine:
         self.threads = choice.threads
         cores = len(os.sched_getaffinity(0))
         self.streams = min(MAX_STREAMS, choice.threads or cores, cores)
-        self.core = ov.Core()
-        model = self.core.read_model(path)
+        model = CORE.read_model(path)
         self.inputs = {port.get_any_name() for port in model.inputs}
         self.outputs = frozenset(port.get_any_name() for port in model.outputs)
         self.requests = {}  # (set of outputs, streams) → one request a stream
@@ -63,29 +71,32 @@ class OpenVinoEngine:
         return names, streams
 
     def compile(self, names, streams):
-        model = self.core.read_model(self.path)
+        model = CORE.read_model(self.path)
         wanted = [result for result in model.get_results() if result.output(0).get_any_name() in names]
         part = ov.Model(wanted, model.get_parameters(), model.get_friendly_name())
-        return self.core.compile_model(part, "CPU", settings(self.threads, streams))
+        return CORE.compile_model(part, "CPU", settings(self.threads, streams))
 
 
 def run_pieces(pool, requests, feeds, names, rows):
     """The batch in pieces, each by the stream that is free next; returns, or raises, when no stream works any more."""
     starts = range(0, max(rows, 1), PIECE_ROWS)
-    waiting, answers = iter(starts), {}
+    waiting, answers, errors = iter(starts), {}, []
 
     def work(request):
-        for start in waiting:
-            # Not infer(): with one thread it swallows errors and leaves the rows of the run before (2026.4.1).
-            request.start_async({name: feed[start : start + PIECE_ROWS] for name, feed in feeds.items()}, share_inputs=True)
-            request.wait()
-            answers[start] = [np.array(request.get_tensor(name).data) for name in names]  # the next run uses the same memory
+        try:
+            for start in waiting:
+                # Not infer(): with one thread it swallows errors and leaves the rows of the run before (2026.4.1).
+                request.start_async({name: feed[start : start + PIECE_ROWS] for name, feed in feeds.items()}, share_inputs=True)
+                request.wait()
+                answers[start] = [np.array(request.get_tensor(name).data) for name in names]  # the next run uses the same memory
+        except Exception as error:  # noqa: BLE001 (whatever it is, it becomes the answer)
+            # Its text alone: its frames would keep the tiles beyond their time, which lie in Triton's shared memory: the stub crashed at its end.
+            errors.append(str(error))
 
     # Threads of our own, not AsyncInferQueue: that gives up at the first error while its other requests still run, and crashes when it is let go.
-    workers = [pool.submit(work, request) for request in requests]
-    wait(workers)
-    for worker in workers:
-        worker.result()
+    wait([pool.submit(work, request) for request in requests])
+    if errors:
+        raise RunError(errors[0])
     parts = [answers[start] for start in starts]
     arrays = parts[0] if len(parts) == 1 else [np.concatenate(own) for own in zip(*parts, strict=True)]
     return dict(zip(names, arrays, strict=True))
