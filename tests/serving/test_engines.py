@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,7 @@ import pytest
 from serving.contract import LABELS, PROBABILITIES, TILE
 
 from . import tiny_release as tiny
-from .backend import backend_module
+from .backend import BACKEND, backend_module
 
 Choice = backend_module("engine_choice").Choice
 RuntimeEngine = backend_module("runtime_engine").RuntimeEngine
@@ -95,6 +97,28 @@ def test_sets_of_outputs_beyond_a_few_share_the_whole_graph(path: str, monkeypat
     for name in (LABELS, PROBABILITIES):
         np.testing.assert_array_equal(engine.run({TILE: tiles}, [name])[name], EXPECTED[name](tiles))
     assert engine.requests.keys() == {(frozenset([LABELS]), 1), (frozenset([LABELS, PROBABILITIES]), 1)}
+
+
+_LET_GO = """
+import os, signal, sys, threading
+import numpy as np
+from openvino_engine import OpenVinoEngine
+from engine_choice import Choice
+engines, seen = [OpenVinoEngine(sys.argv[1], Choice("", "", threads=2, inter_op_threads=1, graph_level=0))], []
+engines[0].run({"TILE": np.zeros((9, 32, 32, 3), np.uint8)}, ["LABELS"])
+thread = threading.Thread(target=engines.clear)
+thread.start()
+thread.join()
+signal.signal(signal.SIGUSR1, lambda *_: seen.append("seen"))
+os.kill(os.getpid(), signal.SIGUSR1)
+print(*seen)
+"""
+
+
+def test_a_signal_after_the_last_engine_is_gone_is_still_taken(path: str) -> None:
+    """OpenVINO gives the first thread a signal stack of its own and frees it, in whatever thread, with its plugin."""
+    done = subprocess.run([sys.executable, "-c", _LET_GO, path], cwd=BACKEND, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "seen\n")
 
 
 @pytest.mark.parametrize(
