@@ -24,7 +24,7 @@ from .peers_table import PEERS
 from .results import Results
 
 _SAME_SCALE = 0.01  # as `clients.frame`: native pixels are used within this
-_SLIDE_PX, _MPP = (2_240, 2_912), 0.5  # 130 tiles of 224
+_MPP = 0.5
 _PACKAGES = ("torch", "timm", "openslide-python", "openslide-bin", "tifffile", "imagecodecs")
 
 
@@ -36,7 +36,9 @@ class Flags:
     """
 
     slide: Path | None = None
-    """Of the peers with a network; read at full resolution. Without it one of 2240×2912 pixels is generated."""
+    """Of the peers with a network; read at full resolution. Without it one is generated (--slide-px)."""
+    slide_px: tuple[int, int] = (2_240, 2_912)
+    """Width and height of the generated one: 130 tiles of 224 px. What a slide costs once weighs less on a larger one."""
     output: Path = Path("out/bench-peers.json")
     """Result file."""
     peers: tuple[str, ...] = tuple(PEERS)
@@ -76,7 +78,7 @@ def run(flags: Flags) -> None:
         ClientError: the slide cannot be read.
     """
     console = Console()
-    slide = flags.slide or _generated(flags.folder, *_SLIDE_PX, _MPP)
+    slide = flags.slide or _generated(flags.folder, *flags.slide_px, _MPP)
     arguments = network_arguments(flags, slide)
     with console.status("making the networks"):
         notes = make_networks(flags.folder / "networks", *arguments)

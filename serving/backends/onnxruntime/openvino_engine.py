@@ -2,6 +2,7 @@
 
 import os
 import sys
+import threading
 from concurrent.futures import ThreadPoolExecutor, wait
 
 import numpy as np
@@ -23,6 +24,8 @@ MAX_STREAMS = 8  # a slide's request of 16 rows has as many pieces
 # Never let go: loading the plugin moves the signal stack of the thread that loads it, and unloading it frees that memory, in whatever thread
 # the last request ends. The next signal to the first thread would then end the process.
 CORE = ov.Core()
+# What reaches numpy from OpenVINO's binding prepares itself at its first call and gives the interpreter away meanwhile: two threads at once wait for each other for good.
+CALLS = threading.Lock()
 
 
 class RunError(Exception):
@@ -86,9 +89,11 @@ def run_pieces(pool, requests, feeds, names, rows):
         try:
             for start in waiting:
                 # Not infer(): with one thread it swallows errors and leaves the rows of the run before (2026.4.1).
-                request.start_async({name: feed[start : start + PIECE_ROWS] for name, feed in feeds.items()}, share_inputs=True)
+                with CALLS:
+                    request.start_async({name: feed[start : start + PIECE_ROWS] for name, feed in feeds.items()}, share_inputs=True)
                 request.wait()
-                answers[start] = [np.array(request.get_tensor(name).data) for name in names]  # the next run uses the same memory
+                with CALLS:
+                    answers[start] = [np.array(request.get_tensor(name).data) for name in names]  # the next run uses the same memory
         except Exception as error:  # noqa: BLE001 (whatever it is, it becomes the answer)
             # Its text alone: its frames would keep the tiles beyond their time, which lie in Triton's shared memory: the stub crashed at its end.
             errors.append(str(error))
