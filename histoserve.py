@@ -15,6 +15,7 @@ COMMANDS = {  # name: (module with main(argv) -> exit code, extra that brings it
     "export": ("export.cli", "export", "turn a checkpoint into a checked release in the model repository"),
     "serve": ("serving.cli", "serve", "start Triton on a model repository"),
     "doctor": ("serving.doctor_cli", "serve", "say whether serving would work here, and what to do where not"),
+    "ui": ("clients.ui.command", "ui", "serve a page for people, which calls a server that runs already"),
     "segment": ("clients.cli", "client", "segment whole slides into OME-Zarr masks"),
     "evaluate": ("benchmarks.evaluate_cli", "bench", "compare a written mask with its truth"),
     "study": ("benchmarks.study_cli", "bench", "train and compare every variant of a method on annotated images"),

@@ -8,8 +8,6 @@ same tiles in memory, and the median is over the ratios of the turns.
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 import json
 import os
 import statistics
@@ -18,20 +16,18 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import tyro
 
 from clients.errors import ClientError
-from clients.served_model import SLIDE_OUTPUTS, ServedModel
+from clients.local_model import LocalModel
+from clients.pipeline import TileModel
+from clients.served_model import ServedModel
 from serving.command import run
-from serving.contract import TILE, Contract
 from serving.embedded import EmbeddedTriton
 from serving.errors import ServingError
-from serving.modelconfig import ONNX_FILE, EnsembleConfig, read_config
-from serving.triton_install import SERVING_FOLDER
 
 PROGRAM = "backend_cost"
 _SEED = 0
@@ -86,9 +82,9 @@ def measure(config: CostConfig) -> Cost:
     """
     before = os.getloadavg()[0]
     with EmbeddedTriton(config.repository, [config.model]) as server, ServedModel(server.address, config.model) as client:
-        label, run_here = _in_process(config.repository, client.contract)
+        engine = LocalModel(config.repository, config.model)
         tiles = _tiles(config.batch, client.contract.task.tile_px)
-        serve, local = _served(client, tiles, config), _repeated(run_here, tiles, config.batches)
+        serve, local = _repeated(client, tiles, config), _repeated(engine, tiles, config)
         serve(), local()
         turns = [(_cpu_s(serve, server.pid), _cpu_s(local, server.pid)) for _ in range(config.pairs)]
     ratios = [served / here for served, here in turns]
@@ -96,38 +92,15 @@ def measure(config: CostConfig) -> Cost:
     served_ms, here_ms = (statistics.median(side) / count for side in zip(*turns, strict=True))
     load = (before, os.getloadavg()[0])
     spread = (min(ratios), max(ratios))
-    return Cost(config.model, label, config.batch, config.pairs, served_ms, here_ms, statistics.median(ratios), spread, load)
+    return Cost(config.model, engine.engine, config.batch, config.pairs, served_ms, here_ms, statistics.median(ratios), spread, load)
 
 
-def _served(client: ServedModel, tiles: npt.NDArray[np.uint8], config: CostConfig) -> Callable[[], None]:
+def _repeated(model: TileModel, tiles: npt.NDArray[np.uint8], config: CostConfig) -> Callable[[], None]:
     def call() -> None:
-        for _ in client.stream(((index, tiles) for index in range(config.batches)), config.in_flight):
+        for _ in model.stream(((index, tiles) for index in range(config.batches)), config.in_flight):
             pass
 
     return call
-
-
-def _repeated(run_once: Callable[[npt.NDArray[np.uint8]], Any], tiles: npt.NDArray[np.uint8], times: int) -> Callable[[], None]:
-    def call() -> None:
-        for _ in range(times):
-            run_once(tiles)
-
-    return call
-
-
-def _in_process(repository: Path, contract: Contract) -> tuple[str, Callable[[npt.NDArray[np.uint8]], Any]]:
-    """The backend's own engine class on the network behind the slide model, with what the backend would choose here."""
-    slide = read_config(repository / contract.slide_model)
-    assert isinstance(slide, EnsembleConfig)  # `serving.check` saw to it
-    path = repository / slide.steps[0].model / "1" / ONNX_FILE
-    sys.path.insert(0, str(SERVING_FOLDER / "backends" / "onnxruntime"))
-    has_openvino = importlib.util.find_spec("openvino") is not None
-    parameters = {key: {"string_value": value} for key, value in read_config(path.parents[1]).parameters.items()}
-    choice = importlib.import_module("engine_choice").choose({"parameters": parameters}, os.environ, has_openvino)
-    module, name = ("openvino_engine", "OpenVinoEngine") if choice.engine == "openvino" else ("runtime_engine", "RuntimeEngine")
-    engine = getattr(importlib.import_module(module), name)(str(path), choice)
-    outputs = list(SLIDE_OUTPUTS[contract.kind])
-    return f"{engine.label} {engine.version}", lambda tiles: engine.run({TILE: tiles}, outputs)
 
 
 def _tiles(count: int, tile_px: int) -> npt.NDArray[np.uint8]:

@@ -1,6 +1,6 @@
 """What a GPU gives our networks, and the share of what it could: `benchmarks/gpu.sh`. Needs torch, timm and numpy, nothing else of histoserve's.
 
-    python -m benchmarks.gpu [--device cuda|cpu] [--smoke] [--lanes LANE …] [--output FILE]
+    python -m benchmarks.gpu [--device cuda|cpu] [--smoke] [--lanes LANE …] [--precisions fp32 fp16] [--triton FOLDER] [--output FILE]
 
 Times are of tiles that lie on the device; every lane that cannot run is told with its reason. Never run on a GPU where this was written.
 """
@@ -16,23 +16,24 @@ import platform
 import shlex
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from serving.contract import Kind
 from training import torchvision_schemas  # noqa: F401  must precede timm
 
 from .gpu_ceiling import copy_gb_s, gemm_tflops, seconds_of
-from .gpu_lanes import LANES, LaneMissing
+from .gpu_lanes import LANES, LaneMissing, Prepare, Wheels
 from .gpu_networks import Network, make_network
 
 BATCHES = (1, 4, 16, 64, 128, 256)
 _GEMM_SIDE, _COPY_MB, _REPEATS = 8192, 1024, 20
 _SMOKE_SIDE, _SMOKE_MB = 128, 4
-_PACKAGES = ("torch", "timm", "onnxruntime", "onnxruntime-gpu", "tensorrt", "numpy")
+_PACKAGES = ("torch", "timm", "onnxruntime", "onnxruntime-gpu", "tensorrt", "tritonclient", "numpy")
 _DTYPES = {"fp32": torch.float32, "fp16": torch.float16}
 
 
@@ -46,17 +47,19 @@ def measure(options: argparse.Namespace, command: str) -> dict[str, Any]:
         "commit": _commit(),
         "command": command,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "settings": {"device": options.device, "smoke": options.smoke, "lanes": options.lanes},
+        "settings": {"device": options.device, "smoke": options.smoke, "lanes": options.lanes, "precisions": options.precisions},
         "points": [_ceiling(device, options.smoke)],
         "ratios": {},
     }
     encoders, batches = (("smoke",), (1,)) if options.smoke else (("swin-t", "swin-s"), BATCHES)
-    kinds, precisions = (("segment",), ("fp32",)) if options.smoke else (("cam", "segment"), ("fp32", "fp16"))
-    for encoder, kind, precision in itertools.product(encoders, kinds, precisions):
-        network = make_network(encoder, kind, precision, device)  # type: ignore[arg-type]
-        for lane, batch in itertools.product(options.lanes, batches):
-            content["points"].append(_point(network, lane, batch, device, content["points"][0], 2 if options.smoke else _REPEATS))
-            print(_line(content["points"][-1]), flush=True)
+    kinds: tuple[Kind, ...] = ("segment",) if options.smoke else ("cam", "segment")
+    wheels = Wheels(options.triton, options.triton_wheel, options.onnxruntime_wheel)
+    for encoder, kind, precision in itertools.product(encoders, kinds, options.precisions):
+        network = make_network(encoder, kind, precision, device)
+        for lane in options.lanes:
+            for point in _lane_points(network, lane, batches, wheels, device, content["points"][0], 2 if options.smoke else _REPEATS):
+                content["points"].append(point)
+                print(_line(point), flush=True)
         content["ratios"] = shares(content["points"])
         options.output.parent.mkdir(parents=True, exist_ok=True)
         options.output.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
@@ -69,8 +72,23 @@ def _ceiling(device: torch.device, smoke: bool) -> dict[str, Any]:
     return {"name": "ceiling", **rates, "copy_gb_s": round(copy_gb_s(device, megabytes, repeats), 2)}
 
 
-def _point(network: Network, lane: str, batch: int, device: torch.device, ceiling: Mapping[str, Any], repeats: int) -> dict[str, Any]:
-    told = {
+def _lane_points(
+    network: Network, lane: str, batches: Sequence[int], wheels: Wheels, device: torch.device, ceiling: Mapping[str, Any], repeats: int
+) -> Iterator[dict[str, Any]]:
+    """A point for each batch; a lane that does not open gives each the reason."""
+    left = list(batches)
+    try:
+        with LANES[lane](network, device, wheels) as prepare:
+            while left:
+                yield _point(network, lane, left.pop(0), prepare, device, ceiling, repeats)
+    except LaneMissing as reason:
+        yield from ({**_told(network, lane, batch), "missing": str(reason)} for batch in left)
+    except Exception as error:  # noqa: BLE001  as of `_point`
+        yield from ({**_told(network, lane, batch), "failed": _said(error)} for batch in left)
+
+
+def _told(network: Network, lane: str, batch: int) -> dict[str, Any]:
+    return {
         "name": f"{network.name} {network.kind} {network.precision} {lane} {batch}",
         "network": network.name,
         "kind": network.kind,
@@ -79,12 +97,20 @@ def _point(network: Network, lane: str, batch: int, device: torch.device, ceilin
         "batch": batch,
         "gflops_per_tile": round(network.gflops, 3),
     }
+
+
+def _point(
+    network: Network, lane: str, batch: int, prepare: Prepare, device: torch.device, ceiling: Mapping[str, Any], repeats: int
+) -> dict[str, Any]:
+    told = _told(network, lane, batch)
     try:
-        seconds = seconds_of(LANES[lane](network, batch, device), device, repeats)
+        call = prepare(batch)
+        batches = getattr(call, "batches", 1)  # of one call: a server is asked for several at a time
+        seconds = seconds_of(call, device, max(1, repeats // batches)) / batches
     except LaneMissing as reason:
         return {**told, "missing": str(reason)}
     except Exception as error:  # noqa: BLE001  each runtime has errors of its own; one lane's must not cost the others' figures
-        return {**told, "failed": f"{type(error).__name__}: {error}"[:400]}
+        return {**told, "failed": _said(error)}
     finally:
         if device.type == "cuda":
             torch.cuda.empty_cache()
@@ -96,6 +122,10 @@ def _point(network: Network, lane: str, batch: int, device: torch.device, ceilin
         "tflops": round(tflops, 4),
         "share_of_gemm": round(tflops / ceiling[f"gemm_{network.precision}_tflops"], 4),
     }
+
+
+def _said(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"[:400]
 
 
 def shares(points: Sequence[Mapping[str, Any]]) -> dict[str, float]:
@@ -149,8 +179,17 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
     parser.add_argument("--smoke", action="store_true", help="tiny sizes: whether it runs, no figures")
     parser.add_argument("--lanes", nargs="+", choices=[*LANES], default=[*LANES])
+    parser.add_argument("--precisions", nargs="+", choices=[*_DTYPES], help="default: both; with --smoke fp32")
+    parser.add_argument(
+        "--triton", type=Path, help="environment with Triton's wheel and an ONNX Runtime; default: $HISTOSERVE_TRITON, .triton"
+    )
+    parser.add_argument("--triton-wheel", type=Path, help="with --onnxruntime-wheel: an environment is made of both in out/gpu-triton")
+    parser.add_argument("--onnxruntime-wheel", type=Path, help="of onnxruntime-gpu")
     parser.add_argument("--output", type=Path, default=Path("out/bench-gpu.json"))
     options = parser.parse_args(argv)
+    if (options.triton_wheel is None) != (options.onnxruntime_wheel is None):
+        parser.error("--triton-wheel, --onnxruntime-wheel: expected both or neither")
+    options.precisions = options.precisions or (["fp32"] if options.smoke else [*_DTYPES])
     if options.device == "cuda" and not torch.cuda.is_available():
         print("benchmarks/gpu.sh: expected an NVIDIA GPU that torch sees, found none: install a CUDA build of torch", file=sys.stderr)
         return 1

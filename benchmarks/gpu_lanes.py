@@ -1,11 +1,13 @@
-"""The ways to run a network on a device, each where its package is there: torch eager, compiled, as a CUDA graph; ONNX Runtime; TensorRT."""
+"""The ways to run a network on a device, each where its package is there: torch eager, compiled, as a CUDA graph; ONNX Runtime; TensorRT; Triton's wheel."""
 
 from __future__ import annotations
 
 import importlib
 import importlib.util
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,25 @@ import torch
 from .gpu_networks import Network, tiles_of, write_onnx
 
 Call = Callable[[], object]
+Prepare = Callable[[int], Call]  # of a batch
+
+
+@dataclass(frozen=True)
+class Wheels:
+    """What the lane of Triton's wheel runs in.
+
+    Attributes:
+        triton: an environment that is there; None = as `histoserve serve` finds it.
+        triton_wheel, onnxruntime_wheel: both given, an environment is made of them in `folder`.
+    """
+
+    triton: Path | None = None
+    triton_wheel: Path | None = None
+    onnxruntime_wheel: Path | None = None
+    folder: Path = Path("out/gpu-triton")
+
+
+Lane = Callable[[Network, torch.device, Wheels], AbstractContextManager[Prepare]]
 
 
 class LaneMissing(Exception):
@@ -62,7 +83,8 @@ def cuda_graph(network: Network, batch: int, device: torch.device) -> Call:
     return graph.replay
 
 
-def onnxruntime(network: Network, batch: int, device: torch.device) -> Call:
+@contextmanager
+def onnxruntime(network: Network, device: torch.device, wheels: Wheels) -> Iterator[Prepare]:
     """The exported graph; on a GPU inputs and outputs stay there (I/O binding)."""
     runtime = _package("onnxruntime")
     provider = "CUDAExecutionProvider" if device.type == "cuda" else "CPUExecutionProvider"
@@ -71,37 +93,71 @@ def onnxruntime(network: Network, batch: int, device: torch.device) -> Call:
     session = runtime.InferenceSession(_graph(network, device), providers=[provider])
     if provider not in session.get_providers():  # it falls back without an error
         raise LaneMissing(f"onnxruntime {runtime.__version__} could not start {provider}: its log says why")
-    tiles = tiles_of(batch, network.task.tile_px, torch.device("cpu")).numpy()
-    binding = session.io_binding()
-    binding.bind_ortvalue_input("TILE", runtime.OrtValue.ortvalue_from_numpy(tiles, device.type, 0))
-    for output in session.get_outputs():
-        binding.bind_output(output.name, device.type, 0)
 
-    def call() -> None:
-        session.run_with_iobinding(binding)
-        binding.synchronize_outputs()
+    def prepare(batch: int) -> Call:
+        binding = session.io_binding()
+        binding.bind_ortvalue_input("TILE", runtime.OrtValue.ortvalue_from_numpy(_host_tiles(network, batch), device.type, 0))
+        for output in session.get_outputs():
+            binding.bind_output(output.name, device.type, 0)
 
-    return call
+        def call() -> None:
+            session.run_with_iobinding(binding)
+            binding.synchronize_outputs()
+
+        return call
+
+    yield prepare
 
 
-def tensorrt(network: Network, batch: int, device: torch.device) -> Call:
-    """A TensorRT engine of the exported graph, built for this call; copies to and from the device count."""
+@contextmanager
+def tensorrt(network: Network, device: torch.device, wheels: Wheels) -> Iterator[Prepare]:
+    """A TensorRT engine of the exported graph, built for each batch; copies to and from the device count."""
     if device.type != "cuda":
         raise LaneMissing("TensorRT needs a GPU")
     _package("tensorrt")
     onnx, engine = _package("onnx"), importlib.import_module("export.tensorrt_engine")
     runtime = importlib.import_module("export.tensorrt_runtime")
-    graph = runtime.TensorRtGraph(onnx.load_from_string(_graph(network, device)), engine.BatchProfile(1, batch, batch))
-    tiles = {"TILE": tiles_of(batch, network.task.tile_px, torch.device("cpu")).numpy()}
-    return lambda: graph.run(tiles)
+    model = onnx.load_from_string(_graph(network, device))
+
+    def prepare(batch: int) -> Call:
+        graph = runtime.TensorRtGraph(model, engine.BatchProfile(1, batch, batch))
+        tiles = {"TILE": _host_tiles(network, batch)}
+        return lambda: graph.run(tiles)
+
+    yield prepare
 
 
-LANES: dict[str, Callable[[Network, int, torch.device], Call]] = {
-    "torch-eager": eager,
-    "torch-compile": compiled,
-    "cuda-graph": cuda_graph,
+@contextmanager
+def triton(network: Network, device: torch.device, wheels: Wheels) -> Iterator[Prepare]:
+    """The exported graph through Triton's wheel and our python-based backend; one server for all batches, gRPC counts."""
+    for name in ("onnx", "tritonclient"):
+        _package(name)
+    folder = wheels.triton
+    if wheels.triton_wheel is not None and wheels.onnxruntime_wheel is not None:
+        environments = importlib.import_module("benchmarks.gpu_triton_environment")
+        folder = environments.make_environment(wheels.folder, wheels.triton_wheel, wheels.onnxruntime_wheel)
+    served = importlib.import_module("benchmarks.gpu_triton")
+    with served.serve_graph(network, lambda: _graph(network, device), device.type, folder) as calls:
+        yield lambda batch: calls(_host_tiles(network, batch))
+
+
+def _by_batch(lane: Callable[[Network, int, torch.device], Call]) -> Lane:
+    """A lane that holds nothing between two batches."""
+
+    @contextmanager
+    def opened(network: Network, device: torch.device, wheels: Wheels) -> Iterator[Prepare]:
+        yield lambda batch: lane(network, batch, device)
+
+    return opened
+
+
+LANES: dict[str, Lane] = {
+    "torch-eager": _by_batch(eager),
+    "torch-compile": _by_batch(compiled),
+    "cuda-graph": _by_batch(cuda_graph),
     "onnxruntime": onnxruntime,
     "tensorrt": tensorrt,
+    "triton": triton,
 }
 
 
@@ -111,10 +167,13 @@ def _package(name: str) -> Any:
     return importlib.import_module(name)
 
 
+def _host_tiles(network: Network, batch: int) -> Any:
+    """uint8 (batch, side, side, 3), a numpy array."""
+    return tiles_of(batch, network.task.tile_px, torch.device("cpu")).numpy()
+
+
 def _graph(network: Network, device: torch.device) -> bytes:
-    """The network as ONNX; it is moved for that, and moved back."""
-    if network.precision != "fp32":
-        raise LaneMissing("exported in fp32 only: fp16 graphs are made by `histoserve export --precision fp16`")
+    """The network as ONNX, in its precision; it is moved for that, and moved back."""
     _package("onnx")
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.onnx"

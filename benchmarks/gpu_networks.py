@@ -76,15 +76,21 @@ def tiles_of(batch: int, side: int, device: torch.device) -> torch.Tensor:
 
 
 def write_onnx(network: Network, path: Path) -> None:
-    """As `histoserve export` would; float32 networks alone (fp16 is made by its own conversion).
+    """As `histoserve export` would: fp16 is the fp32 graph of the same weights converted, its ranges measured on generated tissue.
 
     Raises:
-        GraphError: torch cannot export it.
+        GraphError: torch cannot export it, or it cannot be converted.
+        ParityError: fp16 cannot hold its values.
     """
-    from export.signature import network_signature  # onnx is not on every machine that has torch
+    from export.canary import canary_tiles  # onnx is not on every machine that has torch
+    from export.half import to_half
+    from export.signature import network_signature
     from export.to_onnx import to_onnx
 
-    graph = to_onnx(network.module.cpu(), network_signature(network.kind, network.task, network.cell_px))
+    source = network if network.precision == "fp32" else make_network(network.name, network.kind, "fp32", torch.device("cpu"))
+    graph = to_onnx(source.module.cpu(), network_signature(network.kind, network.task, network.cell_px))
+    if network.precision == "fp16":
+        graph = to_half(graph, canary_tiles(network.task.tile_px))
     path.write_bytes(graph.SerializeToString())
 
 

@@ -13,36 +13,35 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import tyro
 
 from clients.errors import ClientError
-from clients.served_model import ServedModel
 from serving.command import FAILED, run
 from serving.embedded import EmbeddedTriton
 from serving.errors import ServingError
 from serving.processes import PROC, server_of, stub_instance, stubs_of
 from serving.restarts import Supervision
 
+from .soak_load import Caller, callers_of, entries_of
+
 PROGRAM = "soak"
-_IN_FLIGHT = 3
 
 
 @dataclass(frozen=True)
 class Soak:
-    """Load a server for a while, kill its parts, and measure; exits with 1 where a request was lost."""
+    """Load a server for a while, kill its parts, and measure; exits with 1 where a request was lost, or an answer is another than before."""
 
     minutes: float = 30.0
     """How long."""
     repository: Path = Path("model_repository")
     """Model repository."""
-    model: tuple[str, ...] = ("demo_segment", "demo_cam")
-    """Entries; each gets a caller of its own."""
+    model: str = "default"
+    """In front of `_segment`, `_cam` and `_segment_image`; each way in gets a caller of its own."""
     batches: tuple[int, ...] = (1, 3, 8, 16)
     """Tiles per request, in turn."""
     kills: int = 4
@@ -68,32 +67,6 @@ class Sample:
     process_mb: dict[str, float]
 
 
-class Caller:
-    """One client that sends batches of mixed sizes without a pause and counts its answers."""
-
-    def __init__(self, address: str, model: str, sizes: Sequence[int], stop: threading.Event, seed: int) -> None:
-        self.sent = self.answered = self.tiles = 0
-        self.error: ClientError | None = None
-        self._address, self._model, self._sizes, self._stop, self._seed = address, model, sizes, stop, seed
-        self.thread = threading.Thread(target=self._run, name=model)
-
-    def _run(self) -> None:
-        try:
-            with ServedModel(self._address, self._model) as client:
-                for count, _ in client.stream(self._batches(client.contract.task.tile_px), _IN_FLIGHT):
-                    self.answered += 1
-                    self.tiles += count
-        except ClientError as error:
-            self.error = error
-
-    def _batches(self, side_px: int) -> Iterator[tuple[int, npt.NDArray[np.uint8]]]:
-        noise = np.random.default_rng(self._seed).integers(0, 256, (max(self._sizes), side_px, side_px, 3), dtype=np.uint8)
-        while not self._stop.is_set():
-            count = self._sizes[self.sent % len(self._sizes)]
-            self.sent += 1
-            yield count, noise[:count]
-
-
 def main(argv: Sequence[str]) -> int:
     options = tyro.cli(Soak, args=argv, prog=PROGRAM)
     return run(PROGRAM, lambda: soak(options), (ServingError, ClientError, OSError))
@@ -103,10 +76,8 @@ def soak(options: Soak) -> int:
     logging.basicConfig(format=f"{PROGRAM}: %(asctime)s %(message)s", level=logging.WARNING)
     stop, samples = threading.Event(), list[Sample]()
     supervision = Supervision(restarts=options.kills + 5, within_s=60 * options.minutes + 60, waits_s=(0.0,))
-    with EmbeddedTriton(options.repository, options.model, supervision=supervision) as server:
-        callers = [
-            Caller(server.address, model, options.batches, stop, options.seed + number) for number, model in enumerate(options.model)
-        ]
+    with EmbeddedTriton(options.repository, entries_of(options.model), supervision=supervision) as server:
+        callers = callers_of(server.address, options.model, options.batches, options.seed, stop)
         for caller in callers:
             caller.thread.start()
         try:
@@ -124,7 +95,7 @@ def soak(options: Soak) -> int:
     for caller in callers:
         if caller.error is not None:
             print(f"{PROGRAM}: {caller.error}", file=sys.stderr)
-    return FAILED if result["lost"] else 0
+    return FAILED if result["lost"] or result["wrong"] else 0
 
 
 def watch(options: Soak, server: EmbeddedTriton, callers: Sequence[Caller], samples: list[Sample]) -> None:
@@ -185,12 +156,14 @@ def resident_mb(pid: int) -> float:
 def report(options: Soak, server: EmbeddedTriton, callers: Sequence[Caller], samples: Sequence[Sample]) -> dict[str, object]:
     sent, answered = sum(caller.sent for caller in callers), sum(caller.answered for caller in callers)
     return {
-        "command": f"python -m benchmarks.soak --minutes {options.minutes:g} --kills {options.kills} --model {' '.join(options.model)}",
+        "command": f"python -m benchmarks.soak --minutes {options.minutes:g} --kills {options.kills} --model {options.model}",
         "triton": server.snapshot().version,
         "minutes": options.minutes,
         "requests": sent,
         "answered": answered,
         "lost": sent - answered,
+        "wrong": sum(caller.wrong for caller in callers),
+        "answers": {caller.thread.name: caller.answered for caller in callers},
         "tiles": sum(caller.tiles for caller in callers),
         "restarts": [asdict(restart) for restart in server.restarts],
         "memory": {name: asdict(memory) for name, memory in memories(samples).items()},

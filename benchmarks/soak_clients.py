@@ -5,7 +5,9 @@ python -m benchmarks.soak_clients --minutes 10 --output benchmarks/results/soak-
 
 from __future__ import annotations
 
-import dataclasses
+import asyncio
+import concurrent.futures
+import gc
 import json
 import logging
 import random
@@ -31,13 +33,16 @@ from .errors import BenchmarkError
 from .node_build import build_node_client
 from .soak import Sample, kill, measure, memories, resident_mb
 from .soak_callers import AsyncCaller, Caller, Habits, Known, NodeCaller, SyncCaller, sum_of
+from .soak_trend import Trend, trend
 
 PROGRAM = "soak_clients"
+_WARM_UP = 0.2  # of the time: pools, caches and allocators fill
+KEPT = "futures per abandoned call"
 
 
 @dataclass(frozen=True)
 class SoakClients:
-    """Load a server by all clients, kill its parts, compare every answer; exits with 1 where one was wrong or missing."""
+    """Load a server by all clients, kill its parts, compare every answer; exits with 1 where one was wrong or missing, or memory kept."""
 
     minutes: float = 10.0
     """How long."""
@@ -62,6 +67,20 @@ class SoakClients:
     output: Path | None = None
     """JSON file of the result; standard output has it in any case."""
     seed: int = 0
+
+
+@dataclass(frozen=True)
+class ClientSample(Sample):
+    """And what the Python callers hold.
+
+    Attributes:
+        futures: of threads and of loops, tasks among them, that this process holds: what a call keeps hangs on one of them, whatever the
+            allocator does with the pages.
+        abandoned: calls until then.
+    """
+
+    futures: int
+    abandoned: int
 
 
 def main(argv: Sequence[str]) -> int:
@@ -93,7 +112,7 @@ def soak(options: SoakClients) -> dict[str, Any]:
             callers = make_callers(server.address, options, known, package, Path(folder))
             for caller in callers:
                 caller.start()
-            samples: list[Sample] = []
+            samples: list[ClientSample] = []
             try:
                 kills = watch(options, server, callers, samples)
             finally:
@@ -122,7 +141,7 @@ def make_callers(address: str, options: SoakClients, known: Known, package: Path
     return callers
 
 
-def watch(options: SoakClients, server: EmbeddedTriton, callers: Sequence[Caller], samples: list[Sample]) -> int:
+def watch(options: SoakClients, server: EmbeddedTriton, callers: Sequence[Caller], samples: list[ClientSample]) -> int:
     """Until the time is over, or a caller ended: look at the memory, and kill when a kill is due; returns how many it killed."""
     choose = random.Random(options.seed)
     start_s, killed = time.monotonic(), 0
@@ -142,7 +161,7 @@ def kill_time_s(options: SoakClients, killed: int) -> float:
     return 30 * options.minutes * (killed + 1) / max(options.kills, 1)
 
 
-def measure_all(server: EmbeddedTriton, callers: Sequence[Caller], time_s: float) -> Sample | None:
+def measure_all(server: EmbeddedTriton, callers: Sequence[Caller], time_s: float) -> ClientSample | None:
     """The server's processes, this one and those of Node.js; None where one ended meanwhile."""
     sample = measure(server, time_s)
     pids = {caller.name: caller.pid for caller in callers if isinstance(caller, NodeCaller)}
@@ -152,11 +171,35 @@ def measure_all(server: EmbeddedTriton, callers: Sequence[Caller], time_s: float
         return None
     if sample is None or len(node_mb) != len(pids):
         return None
-    return dataclasses.replace(sample, process_mb=sample.process_mb | node_mb)
+    mb = sample.process_mb | node_mb
+    return ClientSample(sample.time_s, sample.run, mb, count_futures(), python_abandoned(callers))
+
+
+def count_futures() -> int:
+    """Also those that only the garbage collector would find."""
+    return sum(isinstance(thing, concurrent.futures.Future | asyncio.Future) for thing in gc.get_objects())
+
+
+def python_abandoned(callers: Sequence[Caller]) -> int:
+    """Calls of this process that nobody waited for."""
+    return sum(caller.counts.abandoned for caller in callers if not isinstance(caller, NodeCaller))
+
+
+def trends(samples: Sequence[ClientSample]) -> dict[str, Trend]:
+    """Of those who are never killed, after the warm-up: MB an hour of each process, and the Python callers' futures for each abandoned call."""
+    if not samples:
+        return {}
+    warm = [sample for sample in samples if sample.time_s >= _WARM_UP * samples[-1].time_s]
+    found = {KEPT: trend([sample.abandoned for sample in warm], [sample.futures for sample in warm])}
+    for name in warm[0].process_mb:
+        if name == "client" or name.startswith("node "):
+            hours = [sample.time_s / 3600 for sample in warm]
+            found[f"{name}, MB an hour"] = trend(hours, [sample.process_mb[name] for sample in warm])
+    return {name: line for name, line in found.items() if line is not None}
 
 
 def report(
-    options: SoakClients, server: EmbeddedTriton, callers: Sequence[Caller], samples: Sequence[Sample], kills: int
+    options: SoakClients, server: EmbeddedTriton, callers: Sequence[Caller], samples: Sequence[ClientSample], kills: int
 ) -> dict[str, Any]:
     """What is written; `lost` are calls that ended with an error or never did."""
     total = sum_of(callers)
@@ -170,12 +213,16 @@ def report(
         "kills": kills,
         "restarts": [asdict(restart) for restart in server.restarts],
         "memory": {name: asdict(memory) for name, memory in memories(samples).items()},
+        "trends": {name: asdict(line) for name, line in trends(samples).items()},
         "samples": [asdict(sample) for sample in samples],
     }
 
 
 def is_good(result: dict[str, Any]) -> bool:
-    """Nothing wrong, nothing lost, everybody answered, and every kill recovered from."""
+    """Nothing wrong, nothing lost, nothing kept, everybody answered, and every kill recovered from."""
+    kept = result["trends"].get(KEPT)
+    if kept is not None and Trend(**kept).is_at_least(1):
+        return False
     every = all(counts["answered"] > 0 and counts["error"] is None for counts in result["callers"].values())
     return every and result["wrong"] == 0 and result["lost"] == 0 and len(result["restarts"]) == result["kills"]
 

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import threading
-import time
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
 from types import TracebackType
 from typing import Self
 
 from serving.contract import Contract, Kind
 
-from .call_errors import CallError, DeadlineError
 from .call_results import Activation, Segmentation
 from .endpoint import Arrays, Tls
 from .picture import PictureLimits
 from .tile_client import IN_FLIGHT, PATIENCE_S, TileClient, Tiles, activation, end_of, segmentation
-from .tile_requests import joined, late_message
+from .tile_requests import answers_of, drop, joined, left_s
 
 
 class AsyncTileClient:
@@ -74,16 +73,25 @@ class AsyncTileClient:
         deadline = end_of(deadline_s)
         entry = await asyncio.to_thread(self._client.entry, kind, until=deadline)
         stop = threading.Event()
-        sent = self._client.submit(entry, tiles, stop)
-        waiting = asyncio.gather(*(asyncio.wrap_future(future) for future in sent))
-        try:
-            parts = await asyncio.wait_for(waiting, None if deadline is None else deadline - time.monotonic())
-        except CallError:
-            raise
-        except TimeoutError as error:
-            raise DeadlineError(late_message(sum(not future.done() for future in sent), len(sent))) from error
-        finally:
-            stop.set()
-            for future in sent:
-                future.cancel()  # only what was not sent yet
+        parts = await _await_all(self._client.submit(entry, tiles, stop), deadline, stop)
         return entry.contract, joined(parts, entry.contract)
+
+
+async def _await_all(sent: Sequence[Future[Arrays]], deadline: float | None, stop: threading.Event) -> list[Arrays]:
+    """`tile_requests.await_all` without holding up the loop."""
+    waiting = [asyncio.wrap_future(future) for future in sent]
+    try:
+        if waiting:
+            await asyncio.wait(waiting, timeout=left_s(deadline), return_when=asyncio.FIRST_EXCEPTION)
+        return answers_of(sent)
+    finally:
+        drop(sent, stop)
+        _forget(waiting)
+        del sent, waiting  # as in `await_all`; here of every canceled task
+
+
+def _forget(waiting: Sequence[asyncio.Future[Arrays]]) -> None:
+    """Their ends are no longer told to the loop, which may be gone by then; nor is an error logged as one that nobody has asked for."""
+    for answer in waiting:
+        if not answer.cancel() and not answer.cancelled():
+            answer.exception()

@@ -28,6 +28,7 @@ from .batch_progress import BatchProgress
 from .dask_run import run_in_dask
 from .errors import ClientError, OutputError
 from .geojson import PolygonOptions
+from .header_file import read_headers
 from .open_model import EngineName, ModelSource, open_model
 from .outputs import Ngff, OutputOptions, check_regions
 from .report_page import PageHead
@@ -71,6 +72,9 @@ class SegmentConfig:
     """PEM: your own certificate, where the server asks for one (mutual TLS)."""
     tls_key: Path | None = None
     """PEM: its key."""
+    headers: Path | None = None
+    """File of headers for every request to --server, `name: value` a line, e.g. `authorization: Bearer …`: a token on the command line
+    could be read by others. It is read at the start; without TLS it can be read on the network."""
     engine: EngineName = "triton"
     """What computes: a Triton server; or this process, without a server: local = what the embedded Triton would choose, or one by name."""
     repository: Path = Path("model_repository")
@@ -138,11 +142,14 @@ class SegmentConfig:
             f"--dask {self.dask}: expected no --jobs with it: the workers are the processes": self.dask is not None and self.jobs > 1,
             f"--scratch {self.scratch}: expected an --output that is a URL": self.scratch is not None and not is_url(self.output),
             "--tls-ca, --tls-cert, --tls-key: expected --server with them": bool(self.tls.channel) and self.server is None,
+            f"--headers {self.headers}: expected --server with it": self.headers is not None and self.server is None,
         }
         for problem, is_there in problems.items():
             if is_there:
                 raise ValueError(problem)
         _ = self.outputs, self.servers, self.part
+        if self.headers is not None:
+            read_headers(self.headers)
 
     @property
     def tls(self) -> TlsFiles:
@@ -264,7 +271,7 @@ def _drop_unusable(entries: Sequence[SlideEntry], config: SegmentConfig, outcome
 
 @contextmanager
 def _source(config: SegmentConfig, console: Console) -> Iterator[ModelSource]:
-    source = ModelSource(config.engine, config.model, config.servers, config.repository, config.tls)
+    source = ModelSource(config.engine, config.model, config.servers, config.repository, config.tls, headers=config.headers)
     if config.engine != "triton" or config.server is not None:
         yield source
         return

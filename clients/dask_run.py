@@ -135,6 +135,7 @@ def _absolute(run: Run) -> Run:
         run.source,
         repository=run.source.repository.absolute(),
         tls=TlsFiles(absolute(tls.authority), absolute(tls.certificate), absolute(tls.key)),
+        headers=absolute(run.source.headers),
     )
     outputs = replace(run.options.outputs, tissue=absolute(run.options.outputs.tissue), roi=absolute(run.options.outputs.roi))
     return replace(run, source=source, output=run.output.absolute(), options=replace(run.options, outputs=outputs))

@@ -2,22 +2,37 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NoReturn
+from pathlib import Path
+from typing import Any
 
+import grpc
 import numpy as np
 import numpy.typing as npt
-import tritonclient.grpc as grpcclient
+from tritonclient.grpc import service_pb2, service_pb2_grpc
 from tritonclient.utils import InferenceServerException
 
 from serving.contract import IMAGE, TILE, Contract, ContractError
 
-from .call_errors import AccessError, BusyError, CallError, FailedError, ImageFileError, MismatchError, MissingModelError, UnreachableError
+from .call_errors import (
+    AccessError,
+    BusyError,
+    CallError,
+    ClosedError,
+    FailedError,
+    ImageFileError,
+    MismatchError,
+    MissingModelError,
+    UnreachableError,
+)
 from .served_model import CHANNEL_ARGS, is_temporary, reason_of
 from .tls_files import TlsFiles
 
 Arrays = dict[str, npt.NDArray[Any]]
+Given = npt.NDArray[np.uint8] | bytes  # tiles, or the file of one
+_DTYPES: dict[str, np.dtype[Any]] = {"UINT8": np.dtype(np.uint8), "FP32": np.dtype(np.float32)}  # of all that our entries give
 _CONFIG_S = 10.0  # a question without a model behind it: here a deadline is safe (research: serving.md §1.0)
 
 
@@ -26,8 +41,9 @@ class Tls(TlsFiles):
     """An encrypted connection, also where no file is given: then by the authorities that gRPC ships."""
 
     @property
-    def channel(self) -> dict[str, Any]:
-        return {"ssl": True, **super().channel}
+    def credentials(self) -> grpc.ChannelCredentials:
+        """The files as they are now."""
+        return grpc.ssl_channel_credentials(_read(self.authority), _read(self.key), _read(self.certificate))
 
 
 @dataclass(frozen=True)
@@ -55,13 +71,16 @@ class Endpoint:
 
     def __init__(self, address: str, tls: Tls | None, headers: Mapping[str, str]) -> None:
         self.address = address
-        self._headers = {name.lower(): value for name, value in headers.items()}  # gRPC's metadata knows no capitals
-        secured = {} if tls is None else tls.channel
-        self._client = grpcclient.InferenceServerClient(address, channel_args=CHANNEL_ARGS, **secured)
+        self._headers = tuple((name.lower(), value) for name, value in headers.items())  # gRPC's metadata knows no capitals
+        self._channel = (
+            grpc.insecure_channel(address, CHANNEL_ARGS) if tls is None else grpc.secure_channel(address, tls.credentials, CHANNEL_ARGS)
+        )
+        # Triton's protocol itself: what tritonclient puts around it costs more than all that this client does (README, figures).
+        self._stub = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
 
     def close(self) -> None:
         """Also ends what is on the way."""
-        self._client.close()
+        self._channel.close()
 
     def describe(self, name: str) -> Entry:
         """What the server says of an entry.
@@ -69,53 +88,45 @@ class Endpoint:
         Raises:
             CallError: no answer, no such entry, or none of ours.
         """
+        asked = service_pb2.ModelConfigRequest(name=name)
         try:
-            config = self._client.get_model_config(name, headers=self._headers, client_timeout=_CONFIG_S).config
-        except InferenceServerException as error:
-            self._refuse(error, name)
+            config = self._stub.ModelConfig(asked, metadata=self._headers, timeout=_CONFIG_S).config
+        except grpc.RpcError as error:
+            raise self._translate(error, name) from error
         try:
             contract = Contract.from_parameters({key: value.string_value for key, value in config.parameters.items()})
         except ContractError as error:
             raise MismatchError(f"{self.address}: model {name!r}: {error}") from error
         return Entry(name, contract, config.max_batch_size)
 
-    def infer_tiles(self, model: str, tiles: npt.NDArray[np.uint8], outputs: Sequence[str]) -> Arrays:
-        """One request of tiles (n, H, W, 3), n within the model's batch; waits for the answer.
+    def infer(self, request: Any) -> Arrays:
+        """One request of `request_of`; waits for the answer.
 
         Raises:
-            CallError: what the server said.
+            CallError: what the server said, or an answer that cannot be read.
         """
-        given = grpcclient.InferInput(TILE, tiles.shape, "UINT8")
-        given.set_data_from_numpy(tiles)
-        return self._infer(model, given, outputs)
-
-    def infer_image(self, model: str, data: bytes, outputs: Sequence[str]) -> Arrays:
-        """One request of one file of a tile; waits for the answer.
-
-        Raises:
-            CallError: what the server said.
-        """
-        given = grpcclient.InferInput(IMAGE, [1, 1], "BYTES")
-        given.set_data_from_numpy(np.array([[data]], dtype=np.object_))
-        return self._infer(model, given, outputs)
-
-    def _infer(self, model: str, given: grpcclient.InferInput, names: Sequence[str]) -> Arrays:
-        outputs = [grpcclient.InferRequestedOutput(name) for name in names]
         try:
-            answer = self._client.infer(model, [given], outputs=outputs, headers=self._headers)
-        except InferenceServerException as error:
-            self._refuse(error, model)
-        return {name: self._whole(model, name, answer.as_numpy(name)) for name in names}
+            answer = self._stub.ModelInfer(request, metadata=self._headers)
+        except grpc.RpcError as error:
+            raise self._translate(error, request.model_name) from error
+        came = {tensor.name: (tensor, raw) for tensor, raw in zip(answer.outputs, answer.raw_output_contents, strict=False)}
+        return {output.name: self._array(request.model_name, output.name, came) for output in request.outputs}
 
-    def _whole(self, model: str, name: str, values: npt.NDArray[Any] | None) -> npt.NDArray[Any]:
-        if values is None:
+    def _array(self, model: str, name: str, came: Mapping[str, tuple[Any, bytes]]) -> npt.NDArray[Any]:
+        """An output over the bytes that came; read-only."""
+        if name not in came:
             raise MismatchError(f"{self.address}: model {model!r}: expected the output {name}, the answer lacks it")
-        return values
+        tensor, raw = came[name]
+        try:
+            return np.frombuffer(raw, _DTYPES[tensor.datatype]).reshape(tuple(tensor.shape))
+        except (KeyError, ValueError) as error:
+            raise MismatchError(
+                f"{self.address}: model {model!r}: expected the output {name} as UINT8 or FP32 with as many bytes as its shape says, "
+                f"got {tensor.datatype} {tuple(tensor.shape)} in {len(raw)} bytes: look at the server's log, its python steps may have the wrong numpy"
+            ) from error
 
-    def _refuse(self, error: InferenceServerException, model: str) -> NoReturn:
-        raise self._translate(error, model) from error
-
-    def _translate(self, error: InferenceServerException, model: str) -> CallError:
+    def _translate(self, failure: grpc.RpcError, model: str) -> CallError:
+        error = InferenceServerException(failure.details() or "", status=str(failure.code()))
         status, reason = str(error.status() or ""), reason_of(error)
         told = f"{self.address}: model {model!r}: {reason}"
         if "UNAUTHENTICATED" in status or "PERMISSION_DENIED" in status or "restricted" in reason or "CERTIFICATE_VERIFY" in reason:
@@ -126,6 +137,29 @@ class Endpoint:
             return UnreachableError(f"{told}: start a server with `histoserve serve`, or correct the address")
         if "NOT_FOUND" in status or "unknown model" in reason:
             return MissingModelError(f"{told}: check the model's name, or serve it with `histoserve serve --model`")
+        if "CANCELLED" in status and "Channel closed" in reason:
+            return ClosedError(f"{told}: the client was closed, and the answer did not come in the time that it waits for one")
         if "decode step: image" in reason:
             return ImageFileError(told)
         return FailedError(f"{told}: the server's log says more")
+
+
+def request_of(model: str, given: Given, outputs: Sequence[str]) -> Any:
+    """One request as Triton's protocol has it, with a copy of what is given.
+
+    Args:
+        given: tiles (n, H, W, 3), n within the model's batch, or the file of one tile.
+    """
+    tensor = service_pb2.ModelInferRequest.InferInputTensor
+    if isinstance(given, bytes):
+        content = struct.pack("<I", len(given)) + given  # how the protocol writes a string of bytes
+        described = tensor(name=IMAGE, datatype="BYTES", shape=(1, 1))
+    else:
+        content = given.tobytes()
+        described = tensor(name=TILE, datatype="UINT8", shape=given.shape)
+    requested = [service_pb2.ModelInferRequest.InferRequestedOutputTensor(name=name) for name in outputs]
+    return service_pb2.ModelInferRequest(model_name=model, inputs=[described], outputs=requested, raw_input_contents=[content])
+
+
+def _read(path: Path | None) -> bytes | None:
+    return None if path is None else path.read_bytes()

@@ -5,6 +5,7 @@ ClientError
 ├── ScaleError     a slide whose micrometers per pixel are missing or absurd
 ├── ServerError    a server that does not answer, lacks the model, or fails on tiles
 │   └── AwayError  a server that does not answer
+├── HeaderFileError  a file of headers that cannot be read (also a ValueError)
 ├── RegionError    a tissue mask or a region of interest that does not fit the slide
 └── OutputError    a mask that cannot be written or read
 """
@@ -30,6 +31,10 @@ class ServerError(ClientError):
 
 class AwayError(ServerError):
     """A server that does not answer: another one, or the same one later, may."""
+
+
+class HeaderFileError(ClientError, ValueError):
+    """A file of headers that cannot be read; as the value of a flag, wrong usage."""
 
 
 class RegionError(ClientError):

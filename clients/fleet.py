@@ -7,10 +7,10 @@ import math
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from .call_errors import CallError, ClosedError, DeadlineError, MismatchError, MissingModelError, TransientError, UnreachableError
-from .endpoint import Endpoint, Entry, Tls
+from .endpoint import Arrays, Endpoint, Entry, Tls
 
 Answer = TypeVar("Answer")
 _WAITS_S = (0.1, 0.25, 0.5, 1.0, 2.0)  # the last one again and again
@@ -44,6 +44,15 @@ class Fleet:
         """No longer wait for servers that are away."""
         self._closing.set()
 
+    def require_open(self) -> None:
+        """Refuse what comes after `give_up`.
+
+        Raises:
+            ClosedError: it was called.
+        """
+        if self._closing.is_set():
+            raise ClosedError("the client was closed: make calls inside its with block")
+
     def close(self) -> None:
         self.give_up()
         for endpoint in self._endpoints:
@@ -59,8 +68,7 @@ class Fleet:
             DeadlineError: no server told until then.
             CallError: no server tells.
         """
-        with self._lock:
-            known = self._entries.get(name)
+        known = self._entries.get(name)
         if known is None or fresh:
             known = self._try_each(lambda endpoint: endpoint.describe(name), lambda: False, until)
             with self._lock:
@@ -73,46 +81,53 @@ class Fleet:
             self._entries.pop(name, None)
             self._fitting = {pair for pair in self._fitting if pair[1] != name}
 
-    def ask(self, entry: Entry, call: Callable[[Endpoint], Answer], is_abandoned: Callable[[], bool]) -> Answer:
+    def ask(self, entry: Entry, request: Any, is_abandoned: Callable[[], bool]) -> Arrays:
         """The answer of the first server that gives one; temporary errors alone are tried again.
 
         Args:
+            request: of `endpoint.request_of`.
             is_abandoned: nobody waits for the answer any more: no further try.
 
         Raises:
             CallError: the last server's error.
         """
 
-        def fitting(endpoint: Endpoint) -> Answer:
+        def infer(endpoint: Endpoint) -> Arrays:
             self._require_fit(endpoint, entry)
-            return call(endpoint)
+            return endpoint.infer(request)
 
-        return self._try_each(fitting, is_abandoned)
+        return self._try_each(infer, is_abandoned)
 
     def _try_each(self, call: Callable[[Endpoint], Answer], is_abandoned: Callable[[], bool], until: float | None = None) -> Answer:
         end = min(time.monotonic() + self._patience_s, math.inf if until is None else until)
         waits = itertools.chain(_WAITS_S, itertools.repeat(_WAITS_S[-1]))
-        while True:
-            errors: list[CallError] = []
-            for endpoint in self._in_turn():
-                self._require_open()
-                try:
-                    return call(endpoint)
-                except UnreachableError as error:
-                    self._away_until[endpoint.address] = time.monotonic() + _REST_S
-                    errors.append(error)
-                except (TransientError, MissingModelError) as error:  # another server may have room, or the release
-                    errors.append(error)
-            passing = [error for error in errors if isinstance(error, TransientError)]
-            wait_s = min(next(waits), end - time.monotonic())
-            if passing and until is not None and end == until and wait_s <= 0:
-                raise DeadlineError(f"no server told what it serves until the deadline: {passing[-1]}") from passing[-1]
-            if not passing or wait_s <= 0 or is_abandoned():
-                raise (passing or errors)[-1]
-            self._closing.wait(wait_s)
+        errors: list[CallError] = []
+        try:
+            while True:
+                errors.clear()
+                for endpoint in self._in_turn():
+                    self.require_open()
+                    try:
+                        return call(endpoint)
+                    except UnreachableError as error:
+                        self._away_until[endpoint.address] = time.monotonic() + _REST_S
+                        errors.append(error)
+                    except (TransientError, MissingModelError) as error:  # another server may have room, or the release
+                        errors.append(error)
+                is_passing = any(isinstance(error, TransientError) for error in errors)
+                wait_s = min(next(waits), end - time.monotonic())
+                if is_passing and until is not None and end == until and wait_s <= 0:
+                    raise DeadlineError(f"no server told what it serves until the deadline: {_last(errors)}") from _last(errors)
+                if not is_passing or wait_s <= 0 or is_abandoned():
+                    raise _last(errors)
+                self._closing.wait(wait_s)
+        finally:
+            errors.clear()  # each knows this frame by its traceback: a cycle, which would hold the request until it is collected
 
     def _in_turn(self) -> list[Endpoint]:
         """From the next one on, those that were away at the end."""
+        if len(self._endpoints) == 1:
+            return self._endpoints
         first = next(self._turns) % len(self._endpoints)
         now = time.monotonic()
         return sorted(self._endpoints[first:] + self._endpoints[:first], key=lambda endpoint: self._away_until[endpoint.address] > now)
@@ -128,6 +143,7 @@ class Fleet:
         with self._lock:
             self._fitting.add(pair)
 
-    def _require_open(self) -> None:
-        if self._closing.is_set():
-            raise ClosedError("the client was closed: make calls inside its with block")
+
+def _last(errors: Sequence[CallError]) -> CallError:
+    """A temporary one, if there is any."""
+    return ([error for error in errors if isinstance(error, TransientError)] or errors)[-1]

@@ -2,39 +2,26 @@
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal, Protocol, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from serving.check import VERSION, check_repository, parse_contract
-from serving.contract import TILE, Contract
+from serving.contract import SLIDE_OUTPUTS, TILE, Contract
+from serving.engines import Engine, RuntimeName, is_installed, load_engine
 from serving.modelconfig import Config, EnsembleConfig, ModelConfig
 from serving.modeloptions import INTER_OP_THREADS, INTRA_OP_THREADS
 
 from .errors import ServerError
-from .served_model import SLIDE_OUTPUTS
 
 Tag = TypeVar("Tag")
-Arrays = Mapping[str, npt.NDArray[Any]]
-RuntimeName = Literal["onnxruntime", "openvino"]
 _ONNX_RUNTIME: RuntimeName = "onnxruntime"
-_BACKEND = "serving.backends.onnxruntime"
-_THREADS = (("threads", INTRA_OP_THREADS, "0"), ("inter_op_threads", INTER_OP_THREADS, "1"))  # 0: every core
+_THREADS = ((INTRA_OP_THREADS, "0"), (INTER_OP_THREADS, "1"))  # 0: every core
 _ENGINE_VARIABLE, _ENGINE_PARAMETER = "HISTOSERVE_ENGINE", "histoserve_engine"
-_ENGINES: dict[RuntimeName, tuple[str, str]] = {
-    "onnxruntime": ("runtime_engine", "RuntimeEngine"),
-    "openvino": ("openvino_engine", "OpenVinoEngine"),
-}
-
-
-class _Engine(Protocol):
-    def run(self, feeds: Arrays, names: list[str]) -> dict[str, npt.NDArray[Any]]: ...
 
 
 class LocalModel:
@@ -65,14 +52,14 @@ class LocalModel:
         self.max_batch = configs[contract.slide_model].max_batch_size
         net, self._names = _network(configs, contract)
         runtime = runtime or _chosen_runtime(net)
-        if not _is_installed(runtime):
+        if not is_installed(runtime):
             raise ServerError(f"--engine: expected the package {runtime}, it is not installed: pip install 'histoserve[local]'")
         path = repository / net.name / VERSION / net.file_name
         try:
             self._engine = _load(runtime, path, net)
         except Exception as error:  # each runtime has errors of its own
             raise ServerError(f"{path}: {runtime} cannot load this network: {error}: export the model again") from error
-        self.engine = f"{runtime} {importlib.import_module(runtime).__version__} in the client"
+        self.engine = f"{runtime} {self._engine.version} in the client"
 
     def give_up(self) -> None:
         """Nothing is waited for here."""
@@ -110,18 +97,10 @@ def _chosen_runtime(net: ModelConfig) -> RuntimeName:
     """The rule of `serving/backends/onnxruntime/engine_choice.py`, which runs in the server's own environment."""
     if _ONNX_RUNTIME in (os.environ.get(_ENGINE_VARIABLE), net.parameters.get(_ENGINE_PARAMETER)):
         return _ONNX_RUNTIME
-    return "openvino" if _is_installed("openvino") else _ONNX_RUNTIME
+    return "openvino" if is_installed("openvino") else _ONNX_RUNTIME
 
 
-def _is_installed(package: str) -> bool:
-    return importlib.util.find_spec(package) is not None
-
-
-def _load(runtime: RuntimeName, path: Path, net: ModelConfig) -> _Engine:
-    """The backend's engine, with the threads that the network's configuration names, as the server gives it."""
-    module, kind = _ENGINES[runtime]
-    choice = importlib.import_module(f"{_BACKEND}.engine_choice").Choice
-    threads = {name: int(net.parameters.get(key, default)) for name, key, default in _THREADS}
-    chosen = choice(engine=runtime, reason="of this process", graph_level=0, **threads)
-    engine: _Engine = getattr(importlib.import_module(f"{_BACKEND}.{module}"), kind)(str(path), chosen)
-    return engine
+def _load(runtime: RuntimeName, path: Path, net: ModelConfig) -> Engine:
+    """With the threads that the network's configuration names, as the server gives them."""
+    threads, inter_op_threads = (int(net.parameters.get(key, default)) for key, default in _THREADS)
+    return load_engine(runtime, str(path), threads, inter_op_threads)

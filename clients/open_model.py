@@ -8,8 +8,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from serving.engines import RuntimeName
 from serving.entry import entry_of
 
+from .header_file import read_headers
 from .replicas import ReplicatedModel
 from .segment import SlideModel
 from .served_model import ServedModel
@@ -28,6 +30,7 @@ class ModelSource:
         addresses: of the servers, "host:port" each, which serve the same; of no account for the others.
         repository: that a model in this process is read from.
         tls: for the server.
+        headers: file of headers for every request to the server; a path, since what stands in it is a secret.
         shared_by: what opens the shared memory of one server on this machine, which is then used; None = tiles travel in messages. A secret.
     """
 
@@ -37,6 +40,7 @@ class ModelSource:
     repository: Path
     tls: TlsFiles = field(default_factory=TlsFiles)
     shared_by: Mapping[str, str] | None = field(default=None, repr=False)
+    headers: Path | None = None
 
 
 @contextmanager
@@ -49,14 +53,15 @@ def open_model(source: ModelSource) -> Iterator[SlideModel]:
     """
     if source.engine == "triton":
         model = entry_of(source.model)
+        headers = None if source.headers is None else read_headers(source.headers)
         with (
-            ServedModel(source.addresses[0], model, source.tls, source.shared_by)
+            ServedModel(source.addresses[0], model, source.tls, source.shared_by, headers)
             if len(source.addresses) == 1
-            else ReplicatedModel(source.addresses, model, source.tls)
+            else ReplicatedModel(source.addresses, model, source.tls, headers)
         ) as client:
             yield client
     else:
-        from .local_model import LocalModel, RuntimeName  # ONNX Runtime and OpenVINO are wanted here alone
+        from .local_model import LocalModel  # ONNX Runtime and OpenVINO are wanted here alone
 
         runtimes: dict[str, RuntimeName] = {"local-onnxruntime": "onnxruntime", "local-openvino": "openvino"}
         yield LocalModel(source.repository, entry_of(source.model), runtimes.get(source.engine))

@@ -124,6 +124,7 @@ class LabelStrips:
         for strip in self._strips():
             yield y_m, strip[: self.plan.height_m - y_m, : self.plan.width_m]
             y_m += len(strip)
+            del strip  # the next one is made meanwhile, and may be as large
 
     def _strips(self) -> Iterator[npt.NDArray[np.uint8]]:
         yield from self._maker.complete()

@@ -6,6 +6,7 @@ import logging
 import operator
 import threading
 import time
+from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
@@ -26,6 +27,7 @@ class Replica:
         address: of the server's gRPC, "host:port".
         model: the callers' entry.
         asking: runs the questions to a server that is away.
+        headers: sent with every request.
 
     Attributes:
         is_ready: batches may be sent to it.
@@ -34,12 +36,14 @@ class Replica:
         is_strange: it came back as something else, and gets no batch any more.
     """
 
-    def __init__(self, address: str, model: str, tls: TlsFiles, asking: ThreadPoolExecutor) -> None:
+    def __init__(
+        self, address: str, model: str, tls: TlsFiles, asking: ThreadPoolExecutor, headers: Mapping[str, str] | None = None
+    ) -> None:
         self.address = address
         self.is_ready = False
         self.on_the_way = 0
         self.why = "was not asked yet"
-        self._model, self._tls, self._asking = model, tls, asking
+        self._model, self._tls, self._asking, self._headers = model, tls, asking, headers
         self._lock = threading.Lock()
         self._served: ServedModel | None = None
         self._pattern: Promise | None = None
@@ -120,7 +124,7 @@ class Replica:
         _log.warning("%s: the server is back", self.address)
 
     def _connect(self) -> ServedModel:
-        self._served = ServedModel(self.address, self._model, self._tls)
+        self._served = ServedModel(self.address, self._model, self._tls, headers=self._headers)
         return self._served
 
     def _require_fit(self, promise: Promise) -> None:

@@ -6,7 +6,7 @@ import itertools
 import logging
 import threading
 from collections import deque
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from types import TracebackType
@@ -43,6 +43,7 @@ class ReplicatedModel:
         addresses: of the servers' gRPC, "host:port" each; those that do not answer yet are waited for as if they had gone away.
         model: the callers' entry, e.g. "demo_segment".
         tls: encrypts all connections.
+        headers: sent with every request to each of them.
 
     Attributes:
         contract, max_batch, engine: of all servers.
@@ -52,13 +53,13 @@ class ReplicatedModel:
         ServerError: two of them serve different things; or one does not have the model, or not one of ours.
     """
 
-    def __init__(self, addresses: Sequence[str], model: str, tls: TlsFiles = _NO_TLS) -> None:
+    def __init__(self, addresses: Sequence[str], model: str, tls: TlsFiles = _NO_TLS, headers: Mapping[str, str] | None = None) -> None:
         self.model = model
         self._given_up = threading.Event()
         self._lock = threading.Lock()
         self._turns = itertools.count()
         self._asking = ThreadPoolExecutor(len(addresses), thread_name_prefix="asks servers that are away")
-        self._replicas = [Replica(address, model, tls, self._asking) for address in addresses]
+        self._replicas = [Replica(address, model, tls, self._asking, headers) for address in addresses]
         try:
             first = self._open()
         except BaseException:

@@ -199,6 +199,7 @@ def _write_strips(
         writer.write(y_m, labels)
         tally.add(y_m, labels)
         journal.save(job.fingerprint, strips.state() | tally.state() | cells.state(), writer.files)
+        del strip, labels  # not beside the next one
     return writer, tally, cells, strips.kept_tiles
 
 

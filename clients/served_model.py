@@ -16,16 +16,16 @@ import numpy.typing as npt
 import tritonclient.grpc as grpcclient
 from tritonclient.utils import InferenceServerException
 
-from serving.contract import CAM, PROBABILITIES, SCORES, TILE, Contract, ContractError
+from serving.contract import CAM, PROBABILITIES, SCORES, SLIDE_OUTPUTS, TILE, Contract, ContractError
 
 from .errors import AwayError, ServerError
+from .header_file import SendHeaders
 from .shared_tiles import SharedTiles
 from .tls_files import TlsFiles
 
 Tag = TypeVar("Tag")
 Outputs = dict[str, npt.NDArray[Any]]
 
-SLIDE_OUTPUTS = {"segment": (PROBABILITIES,), "cam": (CAM, SCORES)}
 # A list of arguments replaces tritonclient's defaults, and with them its message sizes (research: serving.md §1.8).
 CHANNEL_ARGS = [
     ("grpc.max_send_message_length", -1),
@@ -71,6 +71,7 @@ class ServedModel:
         tls: encrypts the connection; the server's certificate must name the address's host.
         shared_by: gRPC metadata that opens the shared-memory protocol of a server that runs on this machine as this user: tiles travel in
             shared memory then, where there is room. None = in messages.
+        headers: gRPC metadata of every request, e.g. {"authorization": "Bearer …"}; names in small letters.
 
     Attributes:
         promise: what the server said at the start; `contract`, `max_batch` and `engine` are its.
@@ -80,11 +81,20 @@ class ServedModel:
         ServerError: the model is not served or not ours.
     """
 
-    def __init__(self, address: str, model: str, tls: TlsFiles = _NO_TLS, shared_by: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        address: str,
+        model: str,
+        tls: TlsFiles = _NO_TLS,
+        shared_by: Mapping[str, str] | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
         self.address = address
         self.model = model
         self._has_given_up = threading.Event()
         self._client = grpcclient.InferenceServerClient(address, channel_args=CHANNEL_ARGS, **tls.channel)
+        if headers:
+            self._client.register_plugin(SendHeaders(headers))
         self._shared = None if shared_by is None else SharedTiles(self._client, shared_by, address)
         try:
             self.promise = self.read()
@@ -213,6 +223,11 @@ class ServedModel:
                     f"{self.address}: expected a Triton server, none answers ({reason_of(error)}): start one with "
                     "`histoserve serve`, or leave out --server; where it speaks TLS, give --tls-ca (and --tls-cert, --tls-key where it asks for yours)"
                 ) from error
+            if is_refused(error):
+                raise ServerError(
+                    f"{self.address}: the server, or a proxy before it, refuses this caller: {reason_of(error)}: "
+                    "give the token with --headers FILE, the certificate with --tls-cert and --tls-key"
+                ) from error
             raise ServerError(
                 f"{self.address}: expected the model {self.model!r}, the server has none ready: {reason_of(error)}: "
                 "check --model, or serve it with `histoserve serve --model`"
@@ -251,6 +266,12 @@ def is_temporary(error: InferenceServerException) -> bool:
     is_stopping = "has no available versions" in message  # a model that is not in the repository "is not found"
     has_lost_stub = "Stub process" in message and "is not healthy" in message
     return (is_away and "restricted" not in message) or is_stopping or has_lost_stub
+
+
+def is_refused(error: InferenceServerException) -> bool:
+    """The caller is to prove who it is, or may not do this."""
+    status = str(error.status() or "")
+    return "UNAUTHENTICATED" in status or "PERMISSION_DENIED" in status
 
 
 def reason_of(error: InferenceServerException) -> str:

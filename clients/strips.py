@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -17,6 +16,7 @@ from .cell_labels import covered_share, labels_of_cells
 from .large_components import keep_large_components
 
 _CACHED_C = 8  # rows of cells at a time whose probabilities stay in the processor's cache
+PIECE_PX = 8_192  # columns at a time: the components of a strip as wide as a slide would be hundreds of megabytes
 _CHUNK_C = 32  # rows of cells of a CAM upsampled at a time: the upsampled evidence of a whole strip would be gigabytes
 
 
@@ -29,17 +29,20 @@ class StripMaker:
     Args:
         height_c: cells down the slide.
         strip_px: rows of a strip; a multiple of the contract's cell.
+        piece_px: columns that are decided at a time; changes memory alone.
     """
 
-    def __init__(self, contract: Contract, height_c: int, strip_px: int) -> None:
+    def __init__(self, contract: Contract, height_c: int, strip_px: int, piece_px: int = PIECE_PX) -> None:
         self.contract = contract
         self.height_c = height_c
         self.strip_c = strip_px // contract.cell_px
+        self._piece_c = max(1, piece_px // contract.cell_px)
         rule = contract.task.background
         self._min_size_px = rule.min_size_px if rule else 0
         self._halo_c = -(-self._min_size_px // contract.cell_px) + 1  # the rule's, and one cell for the upsampling
+        self._room_c = min(height_c, self.strip_c + 3 * self._halo_c)
         self._next_c = 0  # first row of the next strip
-        self._rows = _RowBuffer(contract.cell_px)
+        self._rows = _RowBuffer(contract.cell_px, self._room_c)
 
     def add(self, rows: CellRows) -> Iterator[npt.NDArray[np.uint8]]:
         """Take the next rows; give the strips they complete, uint8 (rows, width_c·cell_px)."""
@@ -77,7 +80,7 @@ class StripMaker:
         cell_px = self.contract.cell_px
         bright = unpack(state["bright"], (covered.shape[0] * cell_px, covered.shape[1] * cell_px))
         self._next_c = int(state["next"])
-        self._rows = _RowBuffer(cell_px, int(state["start"]))
+        self._rows = _RowBuffer(cell_px, self._room_c, int(state["start"]))
         self._rows.append(CellRows(evidence, covered, bright))
 
     def _strip_end_c(self) -> int:
@@ -91,11 +94,14 @@ class StripMaker:
         inner = slice(low_c - first_c, high_c - first_c)
         cell_px = self.contract.cell_px
         labels = np.full(((end_c - start_c) * cell_px, window.covered.shape[1] * cell_px), BACKGROUND_INDEX, dtype=np.uint8)
+        decide = _segment_labels if self.contract.kind == "segment" else _cam_labels
         for span in _spans(np.any(window.covered[inner], axis=0), self._halo_c):
-            background = self._background(window.bright, inner, span)
-            evidence, covered = window.evidence[:, inner, span], window.covered[inner, span]
-            decide = _segment_labels if self.contract.kind == "segment" else _cam_labels
-            labels[:, _pixels(span, cell_px)] = decide(evidence, covered, background, cell_px, start_c - low_c, end_c - low_c)
+            for piece, around in _pieces(span, self._piece_c):
+                background = self._background(window.bright, inner, around)
+                evidence, covered = window.evidence[:, inner, around], window.covered[inner, around]
+                decided = decide(evidence, covered, background, cell_px, start_c - low_c, end_c - low_c)
+                own = slice(piece.start - around.start, piece.stop - around.start)
+                labels[:, _pixels(piece, cell_px)] = decided[:, _pixels(own, cell_px)]
         self._next_c = end_c
         self._rows.drop_above(max(0, end_c - self._halo_c))
         return labels
@@ -121,45 +127,69 @@ def _spans(covered: npt.NDArray[np.bool_], halo_c: int) -> Iterator[slice]:
         yield slice(max(0, int(first) - 1), min(len(covered), int(last) + 2))
 
 
+def _pieces(span: slice, length_c: int) -> Iterator[tuple[slice, slice]]:
+    """A span cut into pieces; each with the cells beside it that the upsampling looks at, as far as the span reaches."""
+    for start in range(span.start, span.stop, length_c):
+        stop = min(start + length_c, span.stop)
+        yield slice(start, stop), slice(max(span.start, start - 1), min(span.stop, stop + 1))
+
+
 def _pixels(cells: slice, cell_px: int) -> slice:
     return slice(cells.start * cell_px, cells.stop * cell_px)
 
 
 class _RowBuffer:
-    """Consecutive cell rows of the slide as they came; the topmost are dropped when no longer needed."""
+    """Consecutive cell rows of the slide as they came, in memory of one piece; the topmost are dropped when no longer needed.
 
-    def __init__(self, cell_px: int, start_c: int = 0) -> None:
+    Args:
+        room_c: rows that are there at a time, about; more find room, too.
+    """
+
+    def __init__(self, cell_px: int, room_c: int, start_c: int = 0) -> None:
         self.start_c = start_c
         self.end_c = start_c
         self._cell_px = cell_px
-        self._parts: deque[CellRows] = deque()
+        self._room_c = room_c
+        self._room: CellRows | None = None
 
     def append(self, rows: CellRows) -> None:
-        self._parts.append(rows)
+        kept_c, total_c = self.end_c - self.start_c, self.end_c - self.start_c + len(rows.covered)
+        if self._room is None or len(self._room.covered) < total_c:
+            larger = _empty_rows(rows, max(total_c, self._room_c), self._cell_px)
+            if self._room is not None:
+                _copy_rows(self.all(), _rows_of(larger, 0, kept_c, self._cell_px))
+            self._room = larger
+        _copy_rows(rows, _rows_of(self._room, kept_c, total_c, self._cell_px))
         self.end_c += len(rows.covered)
 
     def all(self) -> CellRows:
-        if len(self._parts) > 1:
-            whole = CellRows(
-                np.concatenate([part.evidence for part in self._parts], axis=1),
-                np.concatenate([part.covered for part in self._parts]),
-                np.concatenate([part.bright for part in self._parts]),
-            )
-            self._parts = deque([whole])
-        return self._parts[0]
+        """Views: what is dropped makes room for others."""
+        return self.between(self.start_c, self.end_c)
 
     def between(self, first_c: int, last_c: int) -> CellRows:
-        whole = self.all()
-        low, high = first_c - self.start_c, last_c - self.start_c
-        pixels = slice(low * self._cell_px, high * self._cell_px)
-        return CellRows(whole.evidence[:, low:high], whole.covered[low:high], whole.bright[pixels])
+        """Views, as `all`."""
+        assert self._room is not None  # rows are asked for where there are some
+        return _rows_of(self._room, first_c - self.start_c, last_c - self.start_c, self._cell_px)
 
     def drop_above(self, first_c: int) -> None:
-        rows = max(0, first_c - self.start_c)
-        whole = self.all()
-        kept = CellRows(whole.evidence[:, rows:].copy(), whole.covered[rows:].copy(), whole.bright[rows * self._cell_px :].copy())
-        self._parts = deque([kept])
-        self.start_c += rows
+        kept = self.between(max(first_c, self.start_c), self.end_c)
+        self.start_c = max(first_c, self.start_c)
+        _copy_rows(kept, self.all())
+
+
+def _empty_rows(like: CellRows, count: int, cell_px: int) -> CellRows:
+    channels, _, width_c = like.evidence.shape
+    evidence, covered = np.empty((channels, count, width_c), np.float32), np.empty((count, width_c), np.bool_)
+    return CellRows(evidence, covered, np.empty((count * cell_px, like.bright.shape[1]), np.bool_))
+
+
+def _rows_of(rows: CellRows, first: int, last: int, cell_px: int) -> CellRows:
+    return CellRows(rows.evidence[:, first:last], rows.covered[first:last], rows.bright[first * cell_px : last * cell_px])
+
+
+def _copy_rows(source: CellRows, target: CellRows) -> None:
+    """They may overlap."""
+    target.evidence[...], target.covered[...], target.bright[...] = source.evidence, source.covered, source.bright
 
 
 def _segment_labels(

@@ -25,7 +25,7 @@ from .call_results import Activation, Segmentation
 from .endpoint import Arrays, Entry, Tls
 from .fleet import Fleet
 from .picture import PictureLimits, decode_picture, is_for_server, segment_picture
-from .tile_requests import Requests, SlideModel, await_all
+from .tile_requests import OUTPUTS, Requests, SlideModel, await_all
 
 IN_FLIGHT = 4
 PATIENCE_S = 60.0  # a server that is restarted is back within it
@@ -119,7 +119,7 @@ class TileClient:
         """As `segment_image`, until a time of `time.monotonic`, or until `stop` is set."""
         if is_for_server(data, self.entry("segment", until=deadline).contract.task.tile_px):
             entry = self.entry("segment", "_image", until=deadline)
-            (outputs,) = await_all([self.requests.submit_file(entry, data, stop)], deadline, stop)
+            (outputs,) = await_all([self.requests.submit(entry, data, OUTPUTS["segment"], stop)], deadline, stop)
             return segmentation(entry.contract, {name: values[0] for name, values in outputs.items()})
         rgb = decode_picture(data, self.limits)
         contract = self.entry("segment", fresh=True, until=deadline).contract  # the release of now: an old one is unloaded some day

@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from queue import Empty, SimpleQueue
 from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
-from serving.contract import CAM, LABELS, PROBABILITIES, SCORES, Contract
+from serving.contract import CAM, LABELS, PROBABILITIES, SCORES, SLIDE_OUTPUTS, Contract
 
 from .call_errors import ClosedError, DeadlineError, MismatchError, TilesError
-from .endpoint import Arrays, Endpoint, Entry
+from .endpoint import Arrays, Entry, Given, request_of
 from .fleet import Fleet
-from .served_model import SLIDE_OUTPUTS
 
 Tag = TypeVar("Tag")
 OUTPUTS = {"segment": (LABELS, PROBABILITIES), "cam": (CAM, SCORES, LABELS)}
 CLOSE_S = 30.0  # what is on the way is waited for so long
+_log = logging.getLogger(__name__)
 
 
 class Requests:
@@ -37,19 +39,20 @@ class Requests:
         self.fleet = fleet
         self.in_flight = in_flight
         self._pool = ThreadPoolExecutor(in_flight, thread_name_prefix="tiles")
-        self._places = threading.Semaphore(in_flight)  # of the pool's threads and of the callers' own
+        # One for each request on the way, of the pool's threads and of the callers' own. A semaphore is made of Python and costs ten times as much.
+        self._places: SimpleQueue[None] = SimpleQueue()
+        for _ in range(in_flight):
+            self._places.put(None)
         self._lock = threading.Lock()
-        self._on_the_way: set[Future[Arrays]] = set()
-        self._is_closed = False
+        self._closing = threading.Lock()
 
     def close(self) -> None:
         """Refuse what was not sent, wait for what is on the way (a canceled request can crash a server), then hang up."""
         with self._lock:
-            self._is_closed = True
-            left = list(self._on_the_way)
-        self.fleet.give_up()  # what was not sent ends with ClosedError
-        self._pool.shutdown(wait=False)
-        wait(left, timeout=CLOSE_S)
+            self.fleet.give_up()  # what was not sent ends with ClosedError
+            self._pool.shutdown(wait=False)
+        with self._closing:  # two threads would wait for each other's places
+            self._await_places(time.monotonic() + CLOSE_S)
         self.fleet.close()
 
     def ask_tiles(self, entry: Entry, tiles: npt.NDArray[np.uint8], deadline: float | None) -> Arrays:
@@ -64,7 +67,7 @@ class Requests:
         """
         require_tiles(tiles, entry.contract)
         if deadline is None and 0 < len(tiles) <= entry.max_batch and threading.current_thread() is not threading.main_thread():
-            return self._ask_here(entry, tiles)
+            return self._ask(entry, tiles, OUTPUTS[entry.contract.kind], _never)
         stop = threading.Event()
         return joined(await_all(self.submit_tiles(entry, tiles, stop), deadline, stop), entry.contract)
 
@@ -79,64 +82,38 @@ class Requests:
         """
         require_tiles(tiles, entry.contract)
         starts = range(0, len(tiles), entry.max_batch)
-        return [self.submit_batch(entry, tiles[start : start + entry.max_batch], OUTPUTS[entry.contract.kind], stop) for start in starts]
+        return [self.submit(entry, tiles[start : start + entry.max_batch], OUTPUTS[entry.contract.kind], stop) for start in starts]
 
-    def submit_batch(self, entry: Entry, batch: npt.NDArray[np.uint8], outputs: Sequence[str], stop: threading.Event) -> Future[Arrays]:
-        """One request."""
-
-        return self._submit(entry, _tiles_call(entry, batch, outputs), len(batch), stop)
-
-    def submit_file(self, entry: Entry, data: bytes, stop: threading.Event) -> Future[Arrays]:
-        """The file of one tile."""
-        return self._submit(entry, lambda endpoint: endpoint.infer_image(entry.name, data, OUTPUTS["segment"]), 1, stop)
-
-    def _submit(self, entry: Entry, call: Callable[[Endpoint], Arrays], count: int, stop: threading.Event) -> Future[Arrays]:
+    def submit(self, entry: Entry, given: Given, outputs: Sequence[str], stop: threading.Event) -> Future[Arrays]:
+        """One request, of a batch of tiles or of the file of one."""
         with self._lock:
-            self._require_open()
-            future = self._pool.submit(self._ask, entry, call, count, stop.is_set)
-            self._on_the_way.add(future)
-        future.add_done_callback(self._forget)
-        return future
+            self.fleet.require_open()
+            return self._pool.submit(self._ask, entry, given, outputs, stop.is_set)
 
-    def _ask_here(self, entry: Entry, batch: npt.NDArray[np.uint8]) -> Arrays:
-        """One request in this thread; whoever closes the client waits for it as for those of the pool."""
-        future: Future[Arrays] = Future()
-        with self._lock:
-            self._require_open()
-            self._on_the_way.add(future)
+    def _ask(self, entry: Entry, given: Given, outputs: Sequence[str], is_abandoned: Callable[[], bool]) -> Arrays:
+        self._places.get()
         try:
-            return self._ask(entry, _tiles_call(entry, batch, OUTPUTS[entry.contract.kind]), len(batch), lambda: False)
+            request = request_of(entry.name, given, outputs)
+            return require_promised(entry, request.inputs[0].shape[0], self.fleet.ask(entry, request, is_abandoned))
+        except MismatchError:
+            self.fleet.forget(entry.name)
+            raise
         finally:
-            self._forget(future)
-            future.set_result({})  # that it is over is all that anyone asks of it
+            self._places.put(None)
 
-    def _ask(self, entry: Entry, call: Callable[[Endpoint], Arrays], count: int, is_abandoned: Callable[[], bool]) -> Arrays:
-        with self._places:
-            return self._check(entry, self.fleet.ask(entry, call, is_abandoned), count)
-
-    def _require_open(self) -> None:
-        if self._is_closed:
-            raise ClosedError("the client was closed: make calls inside its with block")
-
-    def _forget(self, future: Future[Arrays]) -> None:
-        with self._lock:
-            self._on_the_way.discard(future)
-
-    def _check(self, entry: Entry, outputs: Arrays, count: int) -> Arrays:
-        """Refuse an answer that the contract does not promise."""
-        for name, values in outputs.items():
-            expected = (count, *output_shape(name, entry.contract))
-            if values.shape != expected or values.dtype != output_dtype(name):
-                self.fleet.forget(entry.name)
-                raise MismatchError(
-                    f"model {entry.name!r}: expected {name} {np.dtype(output_dtype(name))} {expected}, got {values.dtype} {values.shape}: "
-                    "if another model was put in its place, call again"
-                )
-        return outputs
-
-
-def _tiles_call(entry: Entry, batch: npt.NDArray[np.uint8], outputs: Sequence[str]) -> Callable[[Endpoint], Arrays]:
-    return lambda endpoint: endpoint.infer_tiles(entry.name, np.ascontiguousarray(batch), outputs)
+    def _await_places(self, end: float) -> None:
+        """Until nothing is on the way, or a time of `time.monotonic`. The places go back: those who wait for one are refused then."""
+        taken = 0
+        try:
+            while taken < self.in_flight:
+                self._places.get(timeout=max(0.0, end - time.monotonic()))
+                taken += 1
+        except Empty:
+            _log.warning(
+                "closed with %d requests on the way, which had no answer in %g s: they are canceled", self.in_flight - taken, CLOSE_S
+            )
+        for _ in range(taken):
+            self._places.put(None)
 
 
 class SlideModel:
@@ -163,7 +140,7 @@ class SlideModel:
             for tag, tiles in batches:
                 if self._stop.is_set():
                     raise ClosedError("segment_image: nobody waits for this image any more")
-                waiting.append((tag, self._requests.submit_batch(self._entry, tiles, outputs, self._stop)))
+                waiting.append((tag, self._requests.submit(self._entry, tiles, outputs, self._stop)))
                 if len(waiting) >= in_flight:
                     yield self._first(waiting)
             while waiting:
@@ -173,8 +150,8 @@ class SlideModel:
                 answer.cancel()  # only what was not sent yet
 
     def _first(self, waiting: deque[tuple[Tag, Future[Arrays]]]) -> tuple[Tag, Arrays]:
-        tag, answer = waiting.popleft()
-        (outputs,) = await_all([answer], self._deadline, None)
+        tag = waiting[0][0]
+        (outputs,) = await_all([waiting.popleft()[1]], self._deadline, None)
         return tag, outputs
 
 
@@ -190,11 +167,30 @@ def require_tiles(tiles: npt.NDArray[np.uint8], contract: Contract) -> None:
         raise TilesError(f"tiles: expected uint8 (n, {side}, {side}, 3), RGB at {contract.task.mpp:g} µm per pixel, got {came}")
 
 
+def require_promised(entry: Entry, count: int, outputs: Arrays) -> Arrays:
+    """Refuse an answer that the contract does not promise for so many tiles.
+
+    Raises:
+        MismatchError: another shape or dtype.
+    """
+    for name, values in outputs.items():
+        expected = (count, *output_shape(name, entry.contract))
+        if values.shape != expected or values.dtype != output_dtype(name):
+            raise MismatchError(
+                f"model {entry.name!r}: expected {name} {np.dtype(output_dtype(name))} {expected}, got {values.dtype} {values.shape}: "
+                "if another model was put in its place, call again"
+            )
+    return outputs
+
+
 def output_shape(name: str, contract: Contract) -> tuple[int, ...]:
     """Of one tile."""
-    side, grid, classes = contract.task.tile_px, contract.grid_cells, len(contract.task.classes)
-    shapes = {LABELS: (side, side), PROBABILITIES: (classes + 1, grid, grid), CAM: (classes, grid, grid), SCORES: (classes,)}
-    return shapes[name]
+    if name == LABELS:
+        return contract.task.tile_px, contract.task.tile_px
+    if name == SCORES:
+        return (len(contract.task.classes),)
+    side = contract.grid_cells
+    return len(contract.task.classes) + (name == PROBABILITIES), side, side
 
 
 def output_dtype(name: str) -> type[np.generic]:
@@ -222,21 +218,44 @@ def await_all(futures: Sequence[Future[Arrays]], deadline: float | None, stop: t
         CallError: a request's error.
     """
     try:
-        left_s = None if deadline is None else max(0.0, deadline - time.monotonic())
-        done, late = wait(futures, timeout=left_s, return_when="FIRST_EXCEPTION")
-        failed = next((error for future in futures if future in done and (error := future.exception()) is not None), None)
-        if failed is not None:
-            raise failed
-        if late:
-            raise DeadlineError(late_message(len(late), len(futures)))
+        wait(futures, timeout=left_s(deadline), return_when="FIRST_EXCEPTION")
+        return answers_of(futures)
+    finally:
+        drop(futures, stop)
+        del futures  # an error knows this frame, and its future the error: a cycle, which would hold the answers until it is collected
+
+
+def answers_of(futures: Sequence[Future[Arrays]]) -> list[Arrays]:
+    """Of requests that were waited for.
+
+    Raises:
+        DeadlineError: one is not done.
+        CallError: the first request's that failed.
+    """
+    failed = [future for future in futures if future.done() and future.exception() is not None]
+    late = sum(not future.done() for future in futures)
+    if late and not failed:
+        raise DeadlineError(f"{late} of {len(futures)} requests had no answer at the deadline; what was sent is left to finish")
+    try:
+        if failed:
+            failed[0].result()  # raises
         return [future.result() for future in futures]
     finally:
-        if stop is not None:
-            stop.set()
-        for future in futures:
-            future.cancel()
+        del futures, failed  # as in `await_all`
 
 
-def late_message(late: int, count: int) -> str:
-    """What a deadline says."""
-    return f"{late} of {count} requests had no answer at the deadline; what was sent is left to finish"
+def drop(futures: Sequence[Future[Arrays]], stop: threading.Event | None) -> None:
+    """Nobody waits any more: what was not sent yet never is."""
+    if stop is not None:
+        stop.set()
+    for future in futures:
+        future.cancel()
+
+
+def left_s(deadline: float | None) -> float | None:
+    """Until a time of `time.monotonic`; None = as long as it takes."""
+    return None if deadline is None else max(0.0, deadline - time.monotonic())
+
+
+def _never() -> bool:
+    return False

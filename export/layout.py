@@ -6,7 +6,7 @@ import dataclasses
 import re
 from dataclasses import dataclass
 
-from serving.contract import BACKGROUND, IMAGE, TILE, Contract, Kind, TissueTask
+from serving.contract import BACKGROUND, IMAGE, SLIDE_OUTPUTS, TILE, Contract, Kind, TissueTask
 from serving.modelconfig import EnsembleConfig, ModelConfig, Step
 
 from .errors import PublishError
@@ -95,17 +95,24 @@ def kind_layout(prefix: str, kind: Kind, task: TissueTask, method: str, cell_px:
     signature = network_signature(kind, task, cell_px)
     net = apply_target(_network(f"{prefix}_{kind}_net", signature), target, "network")
     contract = Contract(task, kind, method, cell_px, release=f"{prefix}_{kind}", slide_model=f"{prefix}_{kind}_slide")
-    parameters = contract.to_parameters()
     alone = Step(net.name, {TILE: TILE}, {tensor.name: tensor.name for tensor in signature.outputs})
-    slide = EnsembleConfig(contract.slide_model, signature.inputs, signature.outputs, (alone,), MAX_BATCH, parameters)
     background = background_config(prefix, task)
     labels: ModelConfig | None = None
     steps: tuple[Step, ...] = (alone,)
     if background is not None:
         labels = apply_target(_combine(f"{prefix}_{kind}_labels", labels_signature(kind, task, cell_px)), target, "combine")
         steps = _chain(net, background, labels)
-    frozen = EnsembleConfig(contract.release, signature.inputs, signature.outputs, steps, MAX_BATCH, parameters)
-    return KindLayout(net, labels, slide, frozen, _behind_decode(prefix, frozen, contract) if kind == "segment" else None)
+    frozen = EnsembleConfig(contract.release, signature.inputs, signature.outputs, steps, MAX_BATCH, contract.to_parameters())
+    image = _behind_decode(prefix, frozen, contract) if kind == "segment" else None
+    return KindLayout(net, labels, _slide_ensemble(contract, net, signature), frozen, image)
+
+
+def _slide_ensemble(contract: Contract, net: ModelConfig, signature: Signature) -> EnsembleConfig:
+    """The network, for the outputs that the slide client asks for and no other."""
+    names = SLIDE_OUTPUTS[contract.kind]
+    outputs = tuple(tensor for tensor in signature.outputs if tensor.name in names)
+    step = Step(net.name, {TILE: TILE}, {name: name for name in names})
+    return EnsembleConfig(contract.slide_model, signature.inputs, outputs, (step,), MAX_BATCH, contract.to_parameters())
 
 
 def _network(name: str, signature: Signature) -> ModelConfig:

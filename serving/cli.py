@@ -124,7 +124,9 @@ def _page(options: Serve) -> UiProcess | None:
     """The page for people where one is wanted: checked, not started."""
     if not options.page.ui:
         return None
-    models = options.model or entry_names(options.repository)
+    if not options.model:
+        entry_names(options.repository)  # refuses a repository without any
+    models = options.model or options.repository  # in the latter case the page offers what is in it and served, also what comes later
     address = f"{options.exposure.own_host}:{options.port}"
     return UiProcess(ui_command(options.page, address, models, options.exposure), options.page.ui_port)
 

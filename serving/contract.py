@@ -24,6 +24,10 @@ Kind = Literal["segment", "cam"]
 Input = Literal["tile", "image"]
 Rgb = tuple[int, int, int]
 
+# All that a release's slide model gives, by its kind. An ensemble has each step compute whatever its map names, asked for or not: labels, which
+# slides get from blended cells, would be upsampled for nothing, at a third more for the default's network.
+SLIDE_OUTPUTS: Mapping[Kind, tuple[str, ...]] = {"segment": (PROBABILITIES,), "cam": (CAM, SCORES)}
+
 _PREFIX = "histoserve."
 _TASK_KEYS = ("classes", "mpp", "tile_px", "normalization", "background", "label_encoding")
 

@@ -90,18 +90,19 @@ class UiProcess:
         return f"the page for people ended {end_of(ended.returncode)}; the server goes on without it: start serve anew to have it back"
 
 
-def ui_command(options: UiOptions, server: str, models: Sequence[str], exposure: Exposure) -> list[str]:
+def ui_command(options: UiOptions, server: str, models: Sequence[str] | Path, exposure: Exposure) -> list[str]:
     """How the page for a server of ours is started; paths absolute, since it stands in another folder.
 
     Args:
         server: host:port of gRPC, as this machine reaches it.
-        models: entries that are served.
+        models: entries that are served; or the model repository, whose entries come and go.
 
     Raises:
         PageError: the server's certificate does not name the address that the page calls.
         ExposureError: the certificates do not fit.
     """
-    command = [sys.executable, "-m", MODULE, "--server", server, "--port", str(options.ui_port), "--model", *models]
+    command = [sys.executable, "-m", MODULE, "--server", server, "--port", str(options.ui_port)]
+    command += ["--repository", str(models.absolute())] if isinstance(models, Path) else ["--model", *models]
     if options.ui_slides is not None:
         command += ["--slides", str(options.ui_slides.absolute())]
     certificate = check_certificates(exposure)

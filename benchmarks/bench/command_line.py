@@ -10,16 +10,24 @@ from typing import Any
 _NO_SETTINGS = ("output", "fresh")  # where the figures go, and whether old ones count: no figure depends on them
 
 
-def command_of(name: str, flags: Any) -> str:
-    """`histoserve bench NAME …` with the flags that are not as they stand by default; a field `model` is the positional argument."""
-    words = ["histoserve", "bench", name, *([flags.model] if hasattr(flags, "model") else [])]
+def command_of(name: str, flags: Any, positional: str = "model") -> str:
+    """`histoserve bench NAME …` with the flags that are not as they stand by default.
+
+    Args:
+        positional: the field without a flag of its own, where there is one.
+    """
+    words = ["histoserve", "bench", name, *_words(getattr(flags, positional, ()))]
     default = type(flags)()
     for each in fields(flags):
         value = getattr(flags, each.name)
-        if each.name in ("model", "fresh") or value == getattr(default, each.name):
-            continue
-        words += [f"--{each.name.replace('_', '-')}", *map(str, value if isinstance(value, tuple) else (value,))]
+        if each.name not in (positional, "fresh") and value != getattr(default, each.name):
+            words += [f"--{each.name.replace('_', '-')}", *_words(value)]
     return shlex.join(words)
+
+
+def _words(value: Any) -> list[str]:
+    """Of a flag's value; a flag that is on or off has none."""
+    return [] if value is True else [str(each) for each in (value if isinstance(value, tuple) else (value,))]
 
 
 def settings_of(flags: Any) -> dict[str, Any]:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import Any
 
 import psutil
+
+from .gpu_use import GpuWatch, find_nvml
 
 
 @dataclass(frozen=True)
@@ -46,7 +49,7 @@ def pid_at(port: int) -> int | None:
 
 
 class Costs:
-    """CPU and memory of named processes while a block runs."""
+    """CPU and memory of named processes from `begin` to `end`, and of the GPU of the one named "server"."""
 
     def __init__(self, pids: dict[str, tuple[int, bool]]) -> None:
         """
@@ -55,17 +58,23 @@ class Costs:
         """
         self._pids = pids
         self._before: dict[str, Footprint] = {}
+        self._gpu: GpuWatch | None = None
 
     def begin(self) -> None:
         """Remember where they stand."""
+        self._gpu = GpuWatch(self._pids["server"][0] if "server" in self._pids else None, find_nvml())
         self._before = self._take()
+        self._gpu.__enter__()
 
-    def end(self) -> dict[str, dict[str, float]]:
-        """`cpu_s` since `begin` and `rss_mb` of now, each by name."""
+    def end(self) -> dict[str, Any]:
+        """`cpu_s` since `begin` and `rss_mb` of now, each by name; `gpu` as of `GpuWatch.figures`."""
+        assert self._gpu is not None  # begin comes first
+        self._gpu.__exit__()
         after = self._take()
         return {
             "cpu_s": {name: round(after[name].cpu_s - self._before[name].cpu_s, 3) for name in after},
             "rss_mb": {name: round(after[name].rss_mb, 1) for name in after},
+            "gpu": self._gpu.figures,
         }
 
     def _take(self) -> dict[str, Footprint]:

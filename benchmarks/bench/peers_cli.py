@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -16,6 +14,7 @@ from clients.frame import slide_mpp
 from clients.slide import open_slide
 
 from ..repeated_slide import write_repeated
+from .command_line import command_of
 from .errors import BenchError
 from .peers_environment import make_networks
 from .peers_ratios import RATIOS, by_peer, ratios_of, summarize, verdict
@@ -42,7 +41,7 @@ class Flags:
     output: Path = Path("out/bench-peers.json")
     """Result file."""
     peers: tuple[str, ...] = tuple(PEERS)
-    """Which: openslide-torch openslide-onnxruntime tiatoolbox fastapi memory local served openslide-null tiatoolbox-null served-null."""
+    """Which: openslide-torch openslide-onnxruntime tiatoolbox fastapi memory local served served-int8 openslide-null tiatoolbox-null served-null."""
     rounds: int = 3
     """Turns; medians and quartiles are told."""
     checkpoint: Path | None = None
@@ -57,6 +56,8 @@ class Flags:
     """Width and height of the generated slide."""
     folder: Path = Path("out/peers")
     """Gets the peers' environments, the networks and the masks; kept for the next run."""
+    int8_max_miou_loss: float = 1.0
+    """Points of mean IoU against fp32's own labels that export's gate lets served-int8 lose; more measures its speed, whatever it says. A refusal is told."""
     limit_s: float = 3600.0
     """Longest run of one peer; one that takes longer is ended and told as failed."""
     fresh: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
@@ -83,11 +84,10 @@ def run(flags: Flags) -> None:
     with console.status("making the networks"):
         notes = make_networks(flags.folder / "networks", *arguments)
     _require_scale(slide, notes["mpp"])
-    setup = Setup(slide, _null_slide(flags, slide), flags.folder / "networks", flags.folder, flags.limit_s)
+    setup = Setup(slide, _null_slide(flags, slide), flags.folder / "networks", flags.folder, flags.limit_s, flags.int8_max_miou_loss)
     # Neither the peers nor the rounds: more of both can be measured later into the same file.
     settings = {"slide": slide.name, "null_slide": setup.null_slide.name, **notes}
-    command = shlex.join(["histoserve", "bench", *sys.argv[2:]])
-    results = Results.begin(flags.output, "bench-peers", command, settings, packages=_PACKAGES, fresh=flags.fresh)
+    results = Results.begin(flags.output, "bench-peers", command_of("peers", flags), settings, packages=_PACKAGES, fresh=flags.fresh)
     for name, number in turns(flags.peers, flags.rounds):
         with console.status(f"{name}, round {number + 1} of {flags.rounds}"):
             point = results.measure(f"{name} {number}", lambda name=name, number=number: measure_peer(name, PEERS[name], number, setup))  # type: ignore[misc]

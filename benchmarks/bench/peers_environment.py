@@ -78,6 +78,28 @@ def make_networks(folder: Path, *arguments: str) -> dict[str, Any]:
     return notes
 
 
+def int8_networks(folder: Path, networks: Path, slide: Path, max_miou_loss: float) -> dict[str, Any]:
+    """The network in int8 (`benchmarks/peers/make_int8.py`) beside those that are there, calibrated on the slide; made anew where any of it is another.
+
+    Returns:
+        The figures that export's gate let it through with.
+
+    Raises:
+        PeerMissing: export's gate refused it, with its figures; or it cannot be made.
+    """
+
+    def make() -> None:
+        where = ["--networks", str(networks), "--slide", str(slide), "--output", str(folder), "--max-miou-loss", str(max_miou_loss)]
+        _run("int8", sys.executable, "-m", "benchmarks.peers.make_int8", *where)
+
+    _once(folder, f"{(networks / _DONE).read_text(encoding='utf-8')} on {slide.resolve()}, {max_miou_loss:g} points", make)
+    notes = json.loads((folder / "int8.json").read_text(encoding="utf-8"))
+    if notes["refused"] is not None:
+        raise PeerMissing(f"{notes['refused']} (judged once: remove {folder} to have it judged again, or see --int8-max-miou-loss)")
+    gate: dict[str, Any] = notes["gate"]
+    return gate
+
+
 def _once(folder: Path, made_of: str, make: Callable[[], None]) -> None:
     """Nothing half-made is taken for whole: the note of what it is made of is written last."""
     done = folder / _DONE

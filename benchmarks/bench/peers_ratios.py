@@ -34,6 +34,8 @@ RATIOS: dict[str, Ratio] = {
     "over_ort_loop": Ratio("served", "openslide-onnxruntime", goal=1.15),
     "over_torch_loop": Ratio("served", "openslide-torch"),
     "over_fastapi": Ratio("served", "fastapi"),
+    "int8_over_tiatoolbox": Ratio("served-int8", "tiatoolbox", goal=1.6),
+    "int8_over_served": Ratio("served-int8", "served"),
     # On a machine that others use too, CPU-seconds say more than seconds: what a peer needs over what we need.
     "cpu_of_tiatoolbox": Ratio("tiatoolbox", "served", "cpu_s_per_1000_tiles"),
     "cpu_of_ort_loop": Ratio("openslide-onnxruntime", "served", "cpu_s_per_1000_tiles"),

@@ -29,6 +29,7 @@ class Setup:
         null_slide: of those without: larger, since nothing but reading and writing takes time there.
         folder: of environments, networks and masks.
         limit_s: longest run of a peer.
+        int8_max_miou_loss: as of `Task`.
     """
 
     slide: Path
@@ -36,6 +37,7 @@ class Setup:
     networks: Path
     folder: Path
     limit_s: float
+    int8_max_miou_loss: float = 1.0
 
 
 def turns(peers: Sequence[str], rounds: int) -> list[tuple[str, int]]:
@@ -46,11 +48,12 @@ def turns(peers: Sequence[str], rounds: int) -> list[tuple[str, int]]:
 def measure_peer(name: str, peer: Peer, number: int, setup: Setup) -> dict[str, Any]:
     """One run as a point; one that fails holds the reason under "failed"."""
     is_null = name.endswith("-null")
-    task = Task(setup.null_slide if is_null else setup.slide, setup.networks, setup.folder, setup.folder / "runs" / name)
+    slide = setup.null_slide if is_null else setup.slide
+    task = Task(slide, setup.networks, setup.folder, setup.folder / "runs" / name, setup.int8_max_miou_loss)
     try:
-        peer.prepare(setup.folder)
+        made = peer.prepare(task)
         empty(task.output)
-        return {"peer": name, "round": number, "slide": task.slide.name, **_run(peer, task, setup.limit_s)}
+        return {"peer": name, "round": number, "slide": task.slide.name, **_run(peer, task, setup.limit_s), **made}
     except (BenchError, ServingError) as error:
         return {"peer": name, "round": number, "slide": task.slide.name, "failed": str(error)}
 

@@ -11,7 +11,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +24,7 @@ from clients.omezarr import read_label
 from serving.embedded import EmbeddedTriton
 
 from .errors import BenchError
-from .peers_environment import http_packages, tiatoolbox_python
+from .peers_environment import http_packages, int8_networks, tiatoolbox_python
 
 _PEERS_FOLDER = Path(__file__).parents[1] / "peers"
 _MEND = Path(__file__).parents[2] / "training" / "torchvision_schemas.py"
@@ -40,12 +40,14 @@ class Task:
         networks: what `make_networks` wrote.
         folder: of everything that is made once: environments, masks.
         output: emptied before; of this peer alone.
+        int8_max_miou_loss: points of mean IoU against fp32's labels that export's gate lets int8 lose.
     """
 
     slide: Path
     networks: Path
     folder: Path
     output: Path
+    int8_max_miou_loss: float = 1.0
 
     @property
     def labels(self) -> Path:
@@ -88,7 +90,7 @@ class Peer:
     Attributes:
         help: what it is.
         command: its child process.
-        prepare: installs what it needs; raises PeerMissing.
+        prepare: installs or makes what it needs; what its points tell of that; raises PeerMissing.
         serve: the server that it asks, started before and not measured until it is ready; None = it has none.
         read: out of what the child printed and wrote.
         reference: whose mask its own is compared with; "" = it makes none.
@@ -97,7 +99,7 @@ class Peer:
     help: str
     command: Callable[[Task, Server], list[str]]
     read: Callable[[Task, str], Answer]
-    prepare: Callable[[Path], object] = lambda folder: None
+    prepare: Callable[[Task], Mapping[str, Any]] = lambda task: {}
     serve: Callable[[Task], Any] | None = None
     reference: str = "openslide-torch"
 
@@ -139,6 +141,10 @@ def http_folder(folder: Path) -> Path:
     return folder / "fastapi"
 
 
+def int8_folder(folder: Path) -> Path:
+    return folder / "networks-int8"
+
+
 def read_printed(task: Task, output: str) -> Answer:
     """The last line that a script printed; its mask.
 
@@ -171,16 +177,17 @@ def _segment(model: str, *flags: str) -> Callable[[Task, Server], list[str]]:
 
 
 def read_summary(task: Task, output: str) -> Answer:
-    """Of `histoserve segment --json`: its phases' seconds together, its mask."""
+    """Of `histoserve segment --json`: its phases' seconds together, its mask, which others may be compared with."""
     summary = json.loads(output)[0]["summary"]
     labels = read_label(task.output / "masks" / f"{task.slide.stem}.ome.zarr").labels
+    np.save(task.labels, labels)
     return Answer(int(summary["tissue_tiles"]), sum(summary["seconds"].values()), labels)
 
 
-def _triton(model: str) -> Callable[[Task], Any]:
+def _triton(model: str, networks: Callable[[Task], Path] = lambda task: task.networks) -> Callable[[Task], Any]:
     @contextmanager
     def serve(task: Task) -> Iterator[Server]:
-        with EmbeddedTriton(task.networks / "repository", [model]) as server:
+        with EmbeddedTriton(networks(task) / "repository", [model]) as server:
             yield Server(server.address, server.pid)
 
     return serve
@@ -231,12 +238,18 @@ def _free_port() -> int:
 # ---- all of them
 
 
-def _needs_tiatoolbox(folder: Path) -> None:
-    tiatoolbox_python(tiatoolbox_folder(folder))
+def _needs_tiatoolbox(task: Task) -> dict[str, Any]:
+    tiatoolbox_python(tiatoolbox_folder(task.folder))
+    return {}
 
 
-def _needs_http(folder: Path) -> None:
-    http_packages(http_folder(folder))
+def _needs_http(task: Task) -> dict[str, Any]:
+    http_packages(http_folder(task.folder))
+    return {}
+
+
+def _needs_int8(task: Task) -> dict[str, Any]:
+    return {"gate": int8_networks(int8_folder(task.folder), task.networks, task.slide, task.int8_max_miou_loss)}
 
 
 PEERS: dict[str, Peer] = {
@@ -247,6 +260,14 @@ PEERS: dict[str, Peer] = {
     "memory": Peer("histoserve's engine, tiles in memory, no slide", _loop("memory"), read_printed, reference=""),
     "local": Peer("histoserve segment --engine local", _segment("peers", "--engine", "local"), read_summary),
     "served": Peer("histoserve segment through the embedded Triton", _segment("peers"), read_summary, serve=_triton("peers_segment")),
+    "served-int8": Peer(
+        "histoserve through Triton, int8 where export's gate allows it; its mask against that of fp32",
+        _segment("peersint8"),
+        read_summary,
+        _needs_int8,
+        _triton("peersint8_segment", lambda task: int8_folder(task.folder)),
+        reference="served",
+    ),
     "openslide-null": Peer("read_region, no network", _loop("null"), read_printed, reference="openslide-null"),
     "tiatoolbox-null": Peer("TIAToolbox, no network", _tiatoolbox("--null"), read_printed, _needs_tiatoolbox, reference="openslide-null"),
     "served-null": Peer(

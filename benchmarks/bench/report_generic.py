@@ -11,7 +11,7 @@ Content = Mapping[str, Any]
 Point = Mapping[str, Any]
 Points = Sequence[Point]
 _NONE = "–"
-_LEFT_OUT = ("name", "load_1min")
+_LEFT_OUT = ("name", "load_1min", "gpu")
 
 
 def origin(content: Content) -> tuple[str, ...]:
@@ -36,6 +36,13 @@ def text_of(value: Any) -> str:
 def ratio_tables(ratios: Mapping[str, float | None]) -> list[Table]:
     """No table for a run that was interrupted."""
     return [Table(("figure", "value"), tuple((name, text_of(value)) for name, value in ratios.items()))] if ratios else []
+
+
+def gpu_tables(points: Points) -> list[Table]:
+    """Of the points whose server computed on a GPU; no table where none did."""
+    known = [(point["name"], point["gpu"]) for point in points if point.get("gpu")]
+    rows = tuple((name, *(text_of(gpu[figure]) for figure in ("use_percent", "memory_mb", "server_mb"))) for name, gpu in known)
+    return [Table(("GPU of the server", "use %", "device MB", "server MB"), rows)] if rows else []
 
 
 def point_tables(points: Points) -> list[Table]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from .report_document import Plot, Table
-from .report_generic import Content, Point, Points, ratio_tables, text_of
+from .report_generic import Content, Point, Points, gpu_tables, ratio_tables, text_of
 from .report_plots import Line, plot_lines, plot_stack
 
 _LEVELS = ("p50", "p90", "p95", "p99", "p99.9")
@@ -29,7 +29,7 @@ def server_parts(content: Content, points: Points) -> tuple[list[Table], list[Pl
         rows = tuple((name, *(text_of(part["latency_ms"][level]) for level in _LEVELS)) for name, part in mixed)
         tables.append(Table(("priority", *(f"{level} ms" for level in _LEVELS)), rows))
     tables.append(Table(("load", "model", "mean batch", "queue ms", "execution ms", "whole ms"), tuple(_step_rows(loads))))
-    return [*ratio_tables(content["ratios"]), *tables], [*_latency_plot(content, loads), *_step_plot(loads)]
+    return [*ratio_tables(content["ratios"]), *tables, *gpu_tables(points)], [*_latency_plot(content, loads), *_step_plot(loads)]
 
 
 def _server_row(point: Point) -> tuple[str, ...]:

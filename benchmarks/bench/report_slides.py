@@ -4,15 +4,20 @@ from __future__ import annotations
 
 from .peers_ratios import RATIOS, by_peer, summarize, verdict
 from .report_document import Plot, Table
-from .report_generic import Content, Points, point_tables, ratio_tables, text_of
+from .report_generic import Content, Points, gpu_tables, point_tables, ratio_tables, text_of
 from .report_plots import Line, plot_lines, plot_stack
+from .slide_scaling import measured_counts, scaling_of
 
 _GROWN = "grow "
 
 
 def slide_parts(content: Content, points: Points) -> tuple[list[Table], list[Plot]]:
     """Tables and plots."""
-    return [*ratio_tables(content["ratios"]), *point_tables(points)], [*_phase_plot(points), *_growth_plot(content, points)]
+    return [*ratio_tables(content["ratios"]), *point_tables(points), *gpu_tables(points)], [
+        *_phase_plot(points),
+        *_growth_plot(content, points),
+        *_instances_plot(points),
+    ]
 
 
 def peers_parts(content: Content, points: Points) -> tuple[list[Table], list[Plot]]:
@@ -31,6 +36,10 @@ def peers_parts(content: Content, points: Points) -> tuple[list[Table], list[Plo
         Table(("ratio", "value", "goal", ""), goals),
         Table(("peer (medians)", *(figure.replace("_", " ") for figure in figures)), medians),
     ]
+    gates = tuple((point["name"], *map(text_of, point["gate"].values())) for point in points if "gate" in point)
+    if gates:
+        names = next(point["gate"] for point in points if "gate" in point)
+        tables.append(Table(("export's gate", *(name.replace("_", " ") for name in names)), gates))
     return [*tables, *([Table(("failed", "why"), failed)] if failed else [])], []
 
 
@@ -62,5 +71,26 @@ def _growth_plot(content: Content, points: Points) -> list[Plot]:
             "slide-growth",
             "Seconds of a slide by its tiles of tissue, a model that answers at once.",
             plot_lines(lines, "tiles of tissue", "seconds"),
+        )
+    ]
+
+
+def _instances_plot(points: Points) -> list[Plot]:
+    known = {point["name"]: point for point in points}
+    measured = measured_counts(known)
+    if len(measured) < 2:
+        return []
+    counts = sorted(measured)
+    lines = {"measured": Line(counts, [measured[count]["sent_tiles_per_s"] for count in counts])}
+    fit = scaling_of(known)
+    if fit is not None:
+        lines[f"1,000 tiles in {fit.fixed:.3g} s + {fit.each:.3g} s / instances"] = Line(
+            counts, [1000 / fit.at(1 / count) for count in counts]
+        )
+    return [
+        Plot(
+            "slide-instances",
+            "Tiles per second on the way, by instances of the network in the server.",
+            plot_lines(lines, "instances", "tiles per second"),
         )
     ]

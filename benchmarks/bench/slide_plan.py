@@ -4,25 +4,28 @@ from __future__ import annotations
 
 import statistics
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from serving.embedded import EmbeddedTriton
 from serving.entry import entry_of
-from serving.status import rates
 
 from ..null_triton import NULL_MODEL, null_server
 from ..repeated_slide import write_repeated
 from ..slide_cost import CostConfig, measure_throughput
 from .errors import BenchError
-from .peers_tree import TreeWatch
 from .results import Point, Results
-from .server_runs import step_figures
 from .slide_cache import drop_pages, load_pages
 from .slide_fit import LineFit, fit_line
+from .slide_instances import measure_instances, model_mpp
 from .slide_runs import SlideRun, measure_run
+from .slide_scaling import POINT, instance_ratios
+from .slide_served import measure_beside
+
+_MOST_PX = 10_000  # through a network: a larger slide says no more
 
 
 @dataclass(frozen=True)
@@ -33,6 +36,7 @@ class SlidePlan:
         slides: each cold and warm, and against the engine.
         grow_px: sides of generated slides, through a model that answers at once.
         overlaps, counts: the same with overlap, and with that many slides, on a slide of the first side.
+        instances: of the model's network in the server, on a slide of the greatest side up to 10,000 at the model's scale.
         folder: gets the generated slides while they are measured.
     """
 
@@ -45,6 +49,7 @@ class SlidePlan:
     grow_px: tuple[int, ...]
     overlaps: tuple[float, ...]
     counts: tuple[int, ...]
+    instances: tuple[int, ...]
     folder: Path
 
 
@@ -61,6 +66,7 @@ def run_plan(plan: SlidePlan, results: Results, say: Callable[[Point], None]) ->
         _measure_growth(plan, address, results, say)
         _measure_overlap(plan, address, results, say)
         _measure_counts(plan, address, results, say)
+    _measure_instances(plan, results, say)
     return ratios_of(results.points)
 
 
@@ -85,12 +91,7 @@ def _through(server: EmbeddedTriton, run: SlideRun, cache: str) -> dict[str, Any
     kept = drop_pages(slide) if cache == "cold" else None
     if cache == "warm":
         load_pages(slide)
-    before = server.snapshot()
-    with TreeWatch([server.pid]) as watch:
-        figures = measure_run(run)
-    steps = [step_figures(rate) for rate in rates(before, server.snapshot()) if rate.requests_per_s]
-    server_figures = {"server_cpu_s": round(watch.cpu_s, 3), "server_peak_mb": round(watch.peak_bytes / 1e6, 1)}
-    return {"cache": cache, "pages_kept": kept, **figures, **server_figures, "steps": steps}
+    return {"cache": cache, "pages_kept": kept, **measure_beside(server, run)}
 
 
 def against_engine(plan: SlidePlan, slide: Path) -> dict[str, Any]:
@@ -120,15 +121,39 @@ def _measure_counts(plan: SlidePlan, address: str, results: Results, say: Callab
 
 def _generated(plan: SlidePlan, address: str, side_px: int, overlap: float, count: int) -> dict[str, Any]:
     """Of the rounds, the run with the median seconds."""
-    plan.folder.mkdir(parents=True, exist_ok=True)
-    slide = plan.folder / f"grown-{side_px}.tiff"
-    write_repeated(slide, side_px, side_px)
-    try:
+    with _grown(plan.folder, side_px) as slide:
         run = SlideRun((slide,) * count, NULL_MODEL, address, overlap=overlap, batch=plan.batch)
         runs = sorted((measure_run(run) for _ in range(plan.rounds)), key=lambda figures: float(figures["seconds"]))
+    return {"side_px": side_px, "overlap": overlap, "range_s": [runs[0]["seconds"], runs[-1]["seconds"]], **runs[len(runs) // 2]}
+
+
+@contextmanager
+def _grown(folder: Path, side_px: int, mpp: float = 0.5) -> Iterator[Path]:
+    """A generated slide, gone after the block."""
+    folder.mkdir(parents=True, exist_ok=True)
+    slide = folder / f"grown-{side_px}.tiff"
+    write_repeated(slide, side_px, side_px, mpp)
+    try:
+        yield slide
     finally:
         slide.unlink()
-    return {"side_px": side_px, "overlap": overlap, "range_s": [runs[0]["seconds"], runs[-1]["seconds"]], **runs[len(runs) // 2]}
+
+
+# ---- a generated slide, through the embedded Triton with more instances
+
+
+def _measure_instances(plan: SlidePlan, results: Results, say: Callable[[Point], None]) -> None:
+    """One server for each count."""
+    entry = entry_of(plan.model)
+    side_px = max((side for side in plan.grow_px if side <= _MOST_PX), default=plan.grow_px[0])
+
+    def measure(count: int) -> dict[str, Any]:
+        with _grown(plan.folder, side_px, model_mpp(plan.repository, entry)) as slide:
+            run = SlideRun((slide,), entry, "", plan.repository, plan.overlap, plan.batch)
+            return {"side_px": side_px, **measure_instances(run, count, plan.rounds)}
+
+    for count in plan.instances:
+        say(results.measure(f"{POINT}{count}", lambda count=count: measure(count)))  # type: ignore[misc]
 
 
 # ---- what they say
@@ -160,7 +185,7 @@ def ratios_of(points: Mapping[str, Mapping[str, Any]]) -> dict[str, float | None
         found[name] = _median([point[key]["median"] for point in against])
     cold, warm = ([float(point["seconds"]) for point in points.values() if point.get("cache") == cache] for cache in ("cold", "warm"))
     found["cold_over_warm"] = round(statistics.median(cold) / statistics.median(warm), 4) if cold and warm else None
-    return found
+    return found | instance_ratios(points)
 
 
 def _median(values: Sequence[float]) -> float | None:

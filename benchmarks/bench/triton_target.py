@@ -14,9 +14,9 @@ import tritonclient.grpc as grpcclient
 from tritonclient.utils import InferenceServerException, shared_memory
 
 from clients.endpoint import Entry
-from clients.served_model import CHANNEL_ARGS, SLIDE_OUTPUTS, is_temporary, reason_of
+from clients.served_model import CHANNEL_ARGS, is_temporary, reason_of
 from clients.tile_requests import OUTPUTS, output_dtype, output_shape
-from serving.contract import IMAGE, TILE
+from serving.contract import IMAGE, SLIDE_OUTPUTS, TILE
 
 from .errors import BenchError, SharedMemoryError
 from .load import Done

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
-from ..call_errors import CallError, ImageFileError, TilesError, TransientError
+from ..call_errors import AccessError, CallError, ImageFileError, TilesError, TransientError
 from ..errors import ClientError
 from ..picture import PictureLimits
 from .analysis import Analysis, analyze
@@ -111,13 +111,16 @@ async def tell_errors(request: web.Request, handler: Handler) -> web.StreamRespo
     try:
         return await handler(request)
     except ClientError as error:
-        return web.json_response({"error": " ".join(str(error).split())}, status=status_of(error))
+        flags = "; the page takes them with --tls-ca, --tls-cert, --tls-key and --headers" if isinstance(error, AccessError) else ""
+        return web.json_response({"error": " ".join(str(error).split()) + flags}, status=status_of(error))
     except web.HTTPRequestEntityTooLarge:
         return web.json_response(
             {"error": f"image: expected a file of at most {MAX_BYTES >> 20} MiB, got a larger one: cut it"}, status=413
         )
     except web.HTTPException:
         raise
+    except ConnectionResetError:  # the browser left while it was sending: nobody reads this
+        return web.json_response({"error": "image: expected all of the file, the connection ended before"}, status=400)
     except Exception as error:  # noqa: BLE001 (whatever it is, the next question is answered)
         _log.exception("%s %s", request.method, request.path)
         return web.json_response({"error": f"the page failed on this ({type(error).__name__}): its log says more"}, status=500)

@@ -20,8 +20,11 @@ from serving.port import LOOPBACK
 
 from ..endpoint import Tls
 from ..errors import ClientError
+from ..header_file import read_headers
+from ..server_list import parse_servers
 from ..tls_files import TlsFiles
 from .app import make_app
+from .entries import RepositoryEntries
 from .errors import AddressError
 from .models import Models
 from .slides import SlideFolder
@@ -37,9 +40,11 @@ class PageConfig:
     """Serve a small page for people on this machine, which calls a running server: drop an image, see its mask and heat maps."""
 
     server: str
-    """Address of a Triton, host:port."""
-    model: tuple[str, ...] = (DEFAULT_MODEL,)
-    """Served models to choose from: NAME, NAME_segment, NAME_cam or NAME_segment_image."""
+    """Address of a Triton, host:port, or of several with commas between, which serve the same and take turns."""
+    model: tuple[str, ...] = ()
+    """Served models to choose from: NAME, NAME_segment, NAME_cam or NAME_segment_image; none = "default", or all of --repository."""
+    repository: Path | None = None
+    """Model repository of the server, where it is on this machine: the page offers whatever is in it and served, as it comes and goes."""
     slides: Path | None = None
     """Folder of slides (not those of folders within) whose regions can be chosen."""
     address: str = LOOPBACK
@@ -52,6 +57,9 @@ class PageConfig:
     """PEM: your own certificate, where the server asks for one (mutual TLS)."""
     tls_key: Path | None = None
     """PEM: its key."""
+    headers: Path | None = None
+    """File of headers for every request to --server, `name: value` a line, e.g. `authorization: Bearer …`: a token on the command line
+    could be read by others. It is read at the start; without TLS it can be read on the network."""
     check: bool = False
     """Start nothing: exit with 0 if the page could be started."""
     until_stdin_ends: bool = False
@@ -66,11 +74,16 @@ class PageConfig:
             )
         if not 1 <= self.port <= 65535:
             raise ValueError(f"--port {self.port}: expected 1…65535")
-        if not self.model:
-            raise ValueError("--model: expected at least one served model, got none")
+        parse_servers(self.server)
+        if self.model and self.repository is not None:
+            raise ValueError("--model, --repository: expected one of them, got both: name the models, or offer all that the repository has")
+        if self.repository is not None and not self.repository.is_dir():
+            raise ValueError(f"--repository {self.repository}: expected a model repository, found no such folder: check the path")
         if self.slides is not None and not self.slides.is_dir():
             raise ValueError(f"--slides {self.slides}: expected a folder of slides, found none: check the path")
         TlsFiles(self.tls_ca, self.tls_cert, self.tls_key)
+        if self.headers is not None:
+            read_headers(self.headers)
 
     @property
     def tls(self) -> Tls | None:
@@ -80,7 +93,7 @@ class PageConfig:
 
 
 def main(argv: Sequence[str]) -> int:
-    config = tyro.cli(PageConfig, args=argv, prog="python -m clients.ui")
+    config = tyro.cli(PageConfig, args=argv, prog=PROGRAM)
     return 0 if config.check else run(PROGRAM, lambda: asyncio.run(serve_page(config)), (ClientError,))
 
 
@@ -96,7 +109,7 @@ async def serve_page(config: PageConfig) -> int:
         loop.add_signal_handler(signum, stop.set)
     if config.until_stdin_ends:
         threading.Thread(target=_wait_for_end, args=(loop, stop), daemon=True).start()
-    models = Models(config.server, config.model, config.tls)
+    models = make_models(config)
     slides = None if config.slides is None else SlideFolder(config.slides)
     runner = web.AppRunner(make_app(models, slides, config.address, config.port), access_log=None, shutdown_timeout=_STOP_S)
     try:
@@ -112,13 +125,24 @@ async def serve_page(config: PageConfig) -> int:
     return 0
 
 
+def make_models(config: PageConfig) -> Models:
+    """
+    Raises:
+        HeaderFileError: the headers cannot be read any more.
+    """
+    named = config.model or (DEFAULT_MODEL,)
+    names = (lambda: named) if config.repository is None else RepositoryEntries(config.repository)
+    headers = None if config.headers is None else read_headers(config.headers)
+    return Models(config.server, names, config.tls, headers)
+
+
 async def _listen(runner: web.AppRunner, config: PageConfig) -> None:
     try:
         await web.TCPSite(runner, config.address, config.port).start()
     except OSError as error:
         raise AddressError(
             f"port {config.port} on {config.address}: expected a free port, got {os.strerror(error.errno or 0)}: choose another (--ui-port of "
-            "`histoserve serve`, --port of `python -m clients.ui`)"
+            "`histoserve serve`, --port of `histoserve ui`)"
         ) from error
 
 

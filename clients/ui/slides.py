@@ -69,8 +69,15 @@ class SlideFolder:
         self._lock = threading.Lock()
 
     def names(self) -> list[str]:
-        """As they are now, sorted."""
-        return sorted(child.name for child in self.folder.iterdir() if child.suffix.lower() in SUFFIXES and child.is_file())
+        """As they are now, sorted.
+
+        Raises:
+            AskedError: the folder cannot be read any more.
+        """
+        try:
+            return sorted(child.name for child in self.folder.iterdir() if child.suffix.lower() in SUFFIXES and child.is_file())
+        except OSError as error:
+            raise AskedError(f"{self.folder}: expected a folder of slides, cannot read it: {error.strerror}: bring it back") from error
 
     def close(self) -> None:
         with self._lock:

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
+import random
 import time
 from collections.abc import Callable
+from concurrent.futures import Future
+from functools import partial
 from typing import Any
 
 import numpy as np
 import pytest
 
 from benchmarks.soak_callers import AsyncCaller, Caller, Counts, Drawn, Habits, Known, PythonCaller, SyncCaller, sum_of
-from benchmarks.soak_clients import SoakClients, is_good, kill_time_s
+from benchmarks.soak_clients import KEPT, ClientSample, SoakClients, count_futures, is_good, kill_time_s, trends
+from benchmarks.soak_trend import Trend
 from clients.call_results import Segmentation
 from tests.clients.painted import contract
 from tests.clients.test_tile_client import PaintedTriton, tiles
@@ -100,7 +105,14 @@ def test_kills_are_in_the_first_half() -> None:
 
 def good_result() -> dict[str, Any]:
     counts = dataclasses.asdict(Counts(sent=3, answered=2, abandoned=1))
-    return {"wrong": 0, "lost": 0, "kills": 1, "restarts": [{}], "callers": {"sync 0": counts}}
+    return {
+        "wrong": 0,
+        "lost": 0,
+        "kills": 1,
+        "restarts": [{}],
+        "callers": {"sync 0": counts},
+        "trends": {KEPT: dataclasses.asdict(Trend(0, 5, 0.5, 0.2))},
+    }
 
 
 @pytest.mark.parametrize(
@@ -108,6 +120,7 @@ def good_result() -> dict[str, Any]:
     [
         {"wrong": 1},
         {"lost": 1},
+        {"trends": {KEPT: dataclasses.asdict(Trend(0, 90, 1.5, 0.4))}},
         {"restarts": []},
         {"restarts": [{}, {}]},
         {"callers": {"node 0": dataclasses.asdict(Counts(sent=1, abandoned=1))}},
@@ -117,6 +130,45 @@ def good_result() -> dict[str, Any]:
 def test_what_makes_a_soak_fail(bad: dict[str, Any]) -> None:
     assert is_good(good_result())
     assert not is_good(good_result() | bad)
+
+
+@pytest.mark.parametrize("kept", [0, 3])
+def test_what_calls_keep_is_told_from_what_is_on_the_way(kept: int) -> None:
+    """In a saw-tooth of 300, by which the kept ones are hidden at first."""
+    noise = random.Random(1)
+    samples = [
+        ClientSample(5.0 * number, 0, {"client": 200 + noise.random() * 50}, kept * 2 * number + noise.randrange(300), 2 * number)
+        for number in range(200)
+    ]
+    found = trends(samples)
+    line = found[KEPT]
+    assert abs(line.per_unit - kept) < 1.5 * line.uncertainty < 1
+    assert line.is_at_least(1) == (kept > 0)
+    assert abs(found["client, MB an hour"].per_unit) < 2 * found["client, MB an hour"].uncertainty
+
+
+def test_of_few_looks_nothing_is_said() -> None:
+    assert trends([ClientSample(5.0 * number, 0, {"client": 200.0}, 0, number) for number in range(20)]) == {}
+    assert trends([]) == {}
+    assert trends([ClientSample(5.0 * number, 0, {}, 4, 0) for number in range(99)]) == {}  # nothing was abandoned
+
+
+def test_futures_are_counted_those_in_cycles_too() -> None:
+    gc.collect()
+    before = count_futures()
+    kept = [Future[None]() for _ in range(3)]
+    kept[0].add_done_callback(partial(print, kept[0]))  # knows itself
+    assert count_futures() == before + 3
+    del kept
+    assert count_futures() == before + 1
+    gc.collect()
+    assert count_futures() == before
+
+
+def test_only_who_is_never_killed_has_a_trend() -> None:
+    process_mb = {"client": 200.0, "triton": 100.0, "node 0": 60.0}
+    samples = [ClientSample(5.0 * number, 0, process_mb, number % 3, number) for number in range(40)]
+    assert set(trends(samples)) == {KEPT, "client, MB an hour", "node 0, MB an hour"}
 
 
 def test_all_counts_together() -> None:

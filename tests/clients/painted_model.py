@@ -8,8 +8,7 @@ from typing import Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from clients.served_model import SLIDE_OUTPUTS
-from serving.contract import Contract
+from serving.contract import SLIDE_OUTPUTS, Contract
 
 from .painted import answers, contract
 

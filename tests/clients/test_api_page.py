@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
+import urllib.error
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
-import tritonclient.grpc as grpcclient
-from tritonclient.utils import InferenceServerException
 
 from clients import api_page
 from clients.protos import render
@@ -68,43 +69,54 @@ def test_the_example_runs_as_it_stands(server: EmbeddedTriton, tmp_path: Path) -
     assert done.stdout == f"pixels of each label: {dict(enumerate(counts))}\n", done.stderr
 
 
+def curl_example(server: EmbeddedTriton) -> str:
+    """As it stands, but for the model's name and the port."""
+    script = blocks("sh")[0].replace("default_segment_image", IMAGE_ENTRY)
+    return script.replace("localhost:8000", f"127.0.0.1:{server.exposure.http_port}")
+
+
 @pytest.mark.triton
 def test_the_curl_example_runs_as_it_stands(server: EmbeddedTriton, tmp_path: Path) -> None:
-    """But for the model's name and the port."""
     tile = tiny.random_tiles(1, seed=2)
     (tmp_path / "tile.png").write_bytes(png(tile[0]))
-    script = (
-        blocks("sh")[0].replace("default_segment_image", IMAGE_ENTRY).replace("localhost:8000", f"127.0.0.1:{server.exposure.http_port}")
-    )
-    done = subprocess.run(["bash", "-c", script], cwd=tmp_path, capture_output=True, text=True, check=False)
+    done = subprocess.run(["bash", "-c", curl_example(server)], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "labels.bin").read_bytes().endswith(tiny.expected(tile)[LABELS].tobytes())
 
 
 @pytest.mark.triton
-@pytest.mark.parametrize(
-    ("model", "shape", "datatype", "output", "status", "message"),
-    [
-        (tiny.RELEASE, (1, 32, 32, 3), "FP32", LABELS, "INVALID_ARGUMENT", "data-type|datatype"),
-        (tiny.RELEASE, (1, 32, 31, 3), "UINT8", LABELS, "INVALID_ARGUMENT", "unexpected shape"),
-        (tiny.RELEASE, (32, 32, 3), "UINT8", LABELS, "INVALID_ARGUMENT", "shape|batch"),
-        (tiny.RELEASE, (65, 32, 32, 3), "UINT8", LABELS, "INVALID_ARGUMENT", "batch-size must be <= 64|batch"),
-        (tiny.RELEASE, (1, 32, 32, 3), "UINT8", "NOTHING", "INVALID_ARGUMENT", "unexpected inference output"),
-        ("absent_segment", (1, 32, 32, 3), "UINT8", LABELS, "NOT_FOUND", "unknown model"),
-    ],
-    ids=["dtype", "shape", "no batch", "large batch", "unknown output", "unknown model"],
-)
-def test_a_wrong_request_gets_the_status_of_the_page(
-    server: EmbeddedTriton, model: str, shape: tuple[int, ...], datatype: str, output: str, status: str, message: str
-) -> None:
-    """And the next good one its answer."""
-    tiles = tiny.random_tiles(2, seed=3)
-    with grpcclient.InferenceServerClient(server.address) as client:
-        given = grpcclient.InferInput(TILE, shape, datatype)
-        given.set_data_from_numpy(np.zeros(shape, np.float32 if datatype == "FP32" else np.uint8))
-        with pytest.raises(InferenceServerException, match=message) as raised:
-            client.infer(model, [given], outputs=[grpcclient.InferRequestedOutput(output)])
-        assert raised.value.status() == f"StatusCode.{status}"
-        good = grpcclient.InferInput(TILE, tiles.shape, "UINT8")
-        good.set_data_from_numpy(tiles)
-        np.testing.assert_array_equal(client.infer(tiny.RELEASE, [good]).as_numpy(LABELS), tiny.expected(tiles)[LABELS])
+def test_the_curl_example_tells_the_reason(server: EmbeddedTriton, tmp_path: Path) -> None:
+    (tmp_path / "tile.png").write_bytes(png(tiny.random_tiles(1, seed=2)[0][:, :16]))
+    done = subprocess.run(["bash", "-c", curl_example(server)], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "decode step: image 1 of 1: expected 32 x 32 px, got 16 x 32" in json.loads(done.stdout)["error"]
+    assert "400" in done.stderr
+
+
+def status_of(url: str, data: bytes = b"", headers: dict[str, str] | None = None) -> int:
+    try:
+        with urllib.request.urlopen(urllib.request.Request(url, data, headers or {})) as answer:
+            return int(answer.status)
+    except urllib.error.HTTPError as error:
+        return error.code
+
+
+@pytest.mark.triton
+def test_the_statuses_of_http_are_those_of_the_page(server: EmbeddedTriton) -> None:
+    """But for UNAVAILABLE: a full queue, or a server that is stopping."""
+    told = dict(re.findall(r"(\d{3})\s+for (what is restricted|[A-Z_]+)", api_page.PAGE.read_text()))
+    base = f"http://127.0.0.1:{server.exposure.http_port}/v2"
+    red = np.full((1, tiny.TILE_PX, tiny.TILE_PX, 3), tiny.MAX_RED + 1, np.uint8).tobytes()
+
+    def infer(model: str, side: int) -> int:
+        tensor = {"name": TILE, "shape": [1, side, tiny.TILE_PX, 3], "datatype": "UINT8", "parameters": {"binary_data_size": len(red)}}
+        head = json.dumps({"inputs": [tensor]}).encode()
+        return status_of(f"{base}/models/{model}/infer", head + red, {"Inference-Header-Content-Length": str(len(head))})
+
+    found = {
+        infer(tiny.SLIDE, 31): "INVALID_ARGUMENT",
+        infer("absent", tiny.TILE_PX): "NOT_FOUND",
+        infer(tiny.SLIDE, tiny.TILE_PX): "INTERNAL",
+        status_of(f"{base}/repository/index"): "what is restricted",
+    }
+    assert {int(status): what for status, what in told.items() if what != "UNAVAILABLE"} == found

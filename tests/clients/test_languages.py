@@ -32,6 +32,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.triton]
 TILES = tiny.random_tiles(70, seed=21)  # more than the server takes in one request
 FILE = png(TILES[0])
 LIMIT = 64
+CLIENTS = Path(__file__).parents[2] / "clients"
 Bytes = tuple[bytes, bytes]  # labels and probabilities
 
 SCRIPT = """\
@@ -101,6 +102,45 @@ def test_bare_stubs(address: str, right: dict[str, Bytes]) -> None:
         file = answer_of(stub.ModelInfer(files_request([FILE])))
     tiles = tuple(b"".join(part[name][1] for part in parts) for name in (LABELS, PROBABILITIES))
     assert {"tiles": tiles, "file": (file[LABELS][1], file[PROBABILITIES][1])} == right
+
+
+EXAMPLES = {
+    "cpp": (("g++", "make", "protoc", "grpc_cpp_plugin"), ["make", "CXXFLAGS=-O0"], ["./segment"]),
+    "java": (
+        ("javac", "make", "protoc", "grpc_java_plugin"),
+        ["make"],
+        ["sh", "-c", 'exec java -cp "$(make -s classpath)" Segment "$@"', "sh"],
+    ),
+}
+
+
+@pytest.mark.parametrize("language", EXAMPLES)
+def test_the_example_in(language: str, address: str, right: dict[str, Bytes], tmp_path: Path) -> None:
+    """Built by its own Makefile; its counts are those of the labels, and a wrong file has its reason."""
+    tools, build, run = EXAMPLES[language]
+    missing = [tool for tool in tools if shutil.which(tool) is None]
+    if missing:
+        pytest.skip(f"needs {', '.join(missing)}, not here")
+    for name in ("examples", "protos"):
+        shutil.copytree(CLIENTS / name, tmp_path / name, ignore=shutil.ignore_patterns("build"))
+    folder = tmp_path / "examples" / language
+    (folder / "tile.png").write_bytes(FILE)
+    (folder / "cut.png").write_bytes(FILE[:-20])
+
+    def call(*arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(arguments, cwd=folder, capture_output=True, text=True, check=False)
+
+    built = call(*build)
+    assert built.returncode == 0, built.stdout + built.stderr
+    done = call(*run, address, IMAGE_ENTRY, "tile.png")
+    counts = np.bincount(np.frombuffer(right["file"][0], np.uint8))
+    expected = [f"label {label}: {count} pixels" for label, count in enumerate(counts) if count]
+    assert done.stdout.splitlines() == expected, done.stderr
+    cut, absent, alone = call(*run, address, IMAGE_ENTRY, "cut.png"), call(*run, address, IMAGE_ENTRY, "absent.png"), call(*run)
+    assert (cut.returncode, absent.returncode, alone.returncode) == (1, 1, 2)
+    assert "decode step: image 1 of 1: expected " in cut.stderr
+    assert "absent.png" in absent.stderr
+    assert alone.stderr.startswith("usage: ")
 
 
 @pytest.fixture(scope="module")

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 from clients.errors import ServerError
-from clients.local_model import LocalModel, RuntimeName
+from clients.local_model import LocalModel
 from serving.contract import PROBABILITIES
+from serving.engines import RuntimeName
 from serving.errors import RepositoryError
 from serving.modelconfig import ONNX_FILE, EnsembleConfig, ModelConfig, read_config, write_config
 from tests.serving.tiny_release import ENTRY, NET, SLIDE, contract, net_probabilities, random_tiles, write_tiny_release

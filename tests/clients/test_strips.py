@@ -56,12 +56,18 @@ def expected_labels(rows: CellRows, kind: Kind, rule: BackgroundRule | None) -> 
 @pytest.mark.parametrize("kind", ["segment", "cam"])
 @pytest.mark.parametrize("rule", [None, BackgroundRule(200, 1), BackgroundRule(200, 37)])
 @settings(deadline=None, max_examples=25)
-@given(seed=st.integers(0, 999), height_c=st.integers(1, 60), strip_c=st.integers(1, 25), stride_c=st.integers(1, 20))
+@given(
+    seed=st.integers(0, 999),
+    height_c=st.integers(1, 60),
+    strip_c=st.integers(1, 25),
+    stride_c=st.integers(1, 20),
+    piece_c=st.integers(1, WIDTH_C + 1),
+)
 def test_strips_equal_the_whole_bit_for_bit(
-    kind: Kind, rule: BackgroundRule | None, seed: int, height_c: int, strip_c: int, stride_c: int
+    kind: Kind, rule: BackgroundRule | None, seed: int, height_c: int, strip_c: int, stride_c: int, piece_c: int
 ) -> None:
     rows = random_rows(np.random.default_rng(seed), height_c)
-    maker = StripMaker(contract(kind, rule), height_c, strip_c * CELL_PX)
+    maker = StripMaker(contract(kind, rule), height_c, strip_c * CELL_PX, piece_c * CELL_PX)
     strips = [strip for part in cut(rows, list(range(0, height_c, stride_c))) for strip in maker.add(part)]
     assert all(len(strip) == strip_c * CELL_PX for strip in strips[:-1])
     np.testing.assert_array_equal(np.concatenate(strips), expected_labels(rows, kind, rule))

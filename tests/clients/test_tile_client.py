@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
 from pathlib import Path
@@ -190,6 +191,50 @@ def test_an_answer_that_the_contract_does_not_promise() -> None:
         pytest.raises(MismatchError, match=r"expected PROBABILITIES uint8 \(1, 5, 16, 16\), got uint8 \(1, 5, 15, 15\)"),
     ):
         client.segment(tiles(1))
+
+
+class SpoiledTriton(PaintedTriton):
+    """Its first answer is spoiled."""
+
+    def __init__(self, spoil: Callable[[Any], None]) -> None:
+        super().__init__(contract())
+        self._spoil: Callable[[Any], None] | None = spoil
+
+    def _answer(self, tiles: np.ndarray, names: list[str]) -> Any:
+        response = super()._answer(tiles, names)
+        if self._spoil is not None:
+            self._spoil(response)
+            self._spoil = None
+        return response
+
+
+def drop_last(response: Any) -> None:
+    del response.outputs[-1], response.raw_output_contents[-1]
+
+
+def empty_last(response: Any) -> None:
+    """As python steps with numpy 2 send on Triton 2.51."""
+    response.raw_output_contents[-1] = b""
+
+
+def rename_type(response: Any) -> None:
+    response.outputs[0].datatype = "INT64"
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (drop_last, "expected the output LABELS, the answer lacks it"),
+        (empty_last, r"got UINT8 \(1, 64, 64\) in 0 bytes: look at the server's log"),
+        (rename_type, r"expected the output PROBABILITIES as UINT8 or FP32 .*, got INT64 \(1, 5, 16, 16\) in 1280 bytes"),
+    ],
+)
+def test_an_answer_that_cannot_be_read_is_told_and_the_next_one_is_right(spoil: Callable[[Any], None], message: str) -> None:
+    with SpoiledTriton(spoil) as server, TileClient(server.address, "painted") as client:
+        with pytest.raises(MismatchError, match=message):
+            client.segment(tiles(1))
+        result = client.segment(tiles(3))
+        require_right(result.labels, result.levels)
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+import clients.tile_requests
 from clients.call_errors import ClosedError
 from clients.tile_client import TileClient
 
@@ -37,13 +38,13 @@ def test_which_thread_sends(monkeypatch: pytest.MonkeyPatch, call_thread: str, c
     with PaintedTriton(contract()) as server, TileClient(server.address, "painted") as client:
         entry = client.entry("segment")
         (endpoint,) = client.requests.fleet._endpoints
-        send = endpoint.infer_tiles
+        send = endpoint.infer
 
-        def infer_tiles(*given: Any) -> Any:
+        def infer(*given: Any) -> Any:
             senders.append(threading.current_thread().name)
             return send(*given)
 
-        monkeypatch.setattr(endpoint, "infer_tiles", infer_tiles)
+        monkeypatch.setattr(endpoint, "infer", infer)
 
         def call() -> None:
             result = client.requests.ask_tiles(entry, tiles(count), None if deadline_s is None else time.monotonic() + deadline_s)
@@ -84,3 +85,40 @@ def test_closing_waits_for_the_answer_of_another_thread() -> None:
         require_right(first.result().labels, first.result().levels)
         with pytest.raises(ClosedError):
             pool.submit(client.segment, tiles(1)).result()
+
+
+def test_closing_waits_no_longer_than_it_says_and_tells_it(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    monkeypatch.setattr(clients.tile_requests, "CLOSE_S", 0.05)
+    sent, release = threading.Event(), threading.Event()
+
+    def delay_s(number: int) -> float:
+        sent.set()
+        release.wait(10)
+        return 0.0
+
+    with PaintedTriton(contract(), delay_s=delay_s) as server, ThreadPoolExecutor(2) as pool:
+        client = TileClient(server.address, "painted", in_flight=1)
+        first = pool.submit(client.segment, tiles(3))
+        assert sent.wait(10)
+        second = pool.submit(client.segment, tiles(3))
+        client.close()
+        with pytest.raises(ClosedError, match="the answer did not come"):
+            first.result()
+        with pytest.raises(ClosedError, match="make calls inside its with block"):
+            second.result()
+        release.set()
+    assert "closed with 1 requests on the way" in caplog.text
+
+
+def test_it_may_be_closed_by_several_threads_and_again() -> None:
+    with PaintedTriton(contract(), delay_s=lambda number: 0.05) as server, ThreadPoolExecutor(5) as pool:
+        client = TileClient(server.address, "painted", in_flight=3)
+        client.contract()
+        calls = [pool.submit(client.segment, tiles(8)) for _ in range(2)]
+        while len(server.requests) < 2:
+            threading.Event().wait(0.01)
+        for closing in [pool.submit(client.close) for _ in range(3)]:
+            closing.result(timeout=10)
+        client.close()
+        for call in calls:
+            require_right(call.result().labels, call.result().levels)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import dataclasses
 import re
 from collections.abc import Awaitable, Callable
 from io import BytesIO
@@ -21,6 +22,7 @@ from serving.port import free_port
 from serving.tasks import get_task
 
 from .painted import TILE_PX, paint, stripes, write_slide
+from .token_triton import TOKEN, WholeModelWithToken
 from .ui_fakes import WholeModel, page_on, unpacked
 
 Page = TestClient[Any, Any]
@@ -166,6 +168,65 @@ def test_a_server_without_the_model_is_told() -> None:
     on_page(task, _OtherModels())
 
 
+def test_models_come_and_go_and_their_release_is_that_of_now() -> None:
+    """Of the list and of the server: what is in one of them alone is not offered."""
+    names, server = ["painted_segment", "painted_cam"], WholeModel()
+
+    async def offered(page: Page) -> dict[str, str]:
+        return {model["name"]: model["release"] for model in (await ask(page, "/api/models"))[1]["models"]}
+
+    async def task(page: Page) -> None:
+        image = png_of(paint(HALVES))
+        assert await offered(page) == {"painted": "painted_r1_segment"}
+        names.append("later_segment")
+        assert await offered(page) == {"painted": "painted_r1_segment"}  # listed, not served yet
+        server.models.add("later")
+        server.contracts = {kind: dataclasses.replace(one, release=f"painted_r2_{kind}") for kind, one in server.contracts.items()}
+        assert await offered(page) == {"painted": "painted_r2_segment", "later": "painted_r2_segment"}
+        assert (await ask(page, "/api/image", image, model="painted"))[1]["release"] == "painted_r2_segment"
+        server.models.remove("painted")
+        assert await offered(page) == {"later": "painted_r2_segment"}
+        status, told = await ask(page, "/api/image", image, model="painted")
+        assert (status, "the server has neither: choose another model" in told["error"]) == (400, True)
+        del names[:2]
+        status, told = await ask(page, "/api/image", image, model="painted")
+        assert (status, told["error"]) == (400, "model 'painted': expected one of later: choose another model")
+
+    on_page(task, server, names=lambda: names)
+
+
+def test_a_model_that_is_not_ours_holds_up_no_other(caplog: pytest.LogCaptureFixture) -> None:
+    server = WholeModel()
+    server.models, server.foreign = {"painted", "resnet"}, {"resnet"}
+
+    async def task(page: Page) -> None:
+        status, told = await ask(page, "/api/models")
+        assert (status, [model["name"] for model in told["models"]]) == (200, ["painted"])
+        server.models = {"resnet"}
+        status, told = await ask(page, "/api/models")
+        assert (status, "model 'resnet_segment': " in told["error"]) == (502, True)
+
+    on_page(task, server, names=lambda: ["painted_segment", "resnet_segment"])
+    assert "left out: " in caplog.text
+
+
+def test_headers_open_a_server_that_asks_for_them() -> None:
+    image = png_of(paint(HALVES))
+
+    async def with_token(page: Page) -> None:
+        _, told = await ask(page, "/api/image", image, model="painted")
+        np.testing.assert_array_equal(unpacked(told["labels"]), HALVES)
+
+    async def without(page: Page) -> None:
+        status, told = await ask(page, "/api/image", image, model="painted")
+        assert status == 502
+        assert "no token, or a wrong one" in told["error"]
+        assert told["error"].endswith("the page takes them with --tls-ca, --tls-cert, --tls-key and --headers")
+
+    on_page(with_token, WholeModelWithToken(), headers={"authorization": TOKEN})
+    on_page(without, WholeModelWithToken())
+
+
 class _OtherModels(WholeModel):
     """Has entries of other models alone."""
 
@@ -238,6 +299,20 @@ def test_our_own_bugs_are_told_and_logged(monkeypatch: pytest.MonkeyPatch, caplo
 
     on_page(task)
     assert [record.message for record in caplog.records if record.exc_info] == ["POST /api/image"]
+
+
+def test_a_folder_that_went_is_told_and_may_come_back(tmp_path: Path) -> None:
+    folder = tmp_path / "slides"
+    folder.mkdir()
+
+    async def task(page: Page) -> None:
+        folder.rmdir()
+        status, told = await ask(page, "/api/slides")
+        assert (status, "expected a folder of slides, cannot read it: No such file or directory" in told["error"]) == (400, True)
+        folder.mkdir()
+        assert await ask(page, "/api/slides") == (200, {"slides": []})
+
+    on_page(task, slides=folder)
 
 
 def test_without_a_folder_slides_are_refused() -> None:

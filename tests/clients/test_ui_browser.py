@@ -18,6 +18,7 @@ from playwright.sync_api import Browser, Page, expect, sync_playwright
 from clients.ui.sources import png_of
 from serving.port import free_port
 from tests.serving import tiny_release as tiny
+from tests.serving.next_release import enter, write_other_model, write_release
 from tests.serving.processes import wait_until, with_word
 from tests.serving.serving_process import serving
 
@@ -141,11 +142,59 @@ def test_an_image_dropped_on_the_page_of_serve(page: Page, tmp_path: Path) -> No
         drop(page, png_of(rgb)[:-30])
         state(page, "failed")
         expect(page.get_by_role("alert")).to_contain_text("damaged or cut off")
+        expect(page.locator("#panel")).to_have_css("opacity", "0.45")  # what is shown is of the image before
         page.locator("#file").set_input_files({"name": "again.png", "mimeType": "image/png", "buffer": png_of(rgb[:, ::-1])})
         state(page, "done")
         expect(page.get_by_role("alert")).to_be_hidden()
+        expect(page.locator("#panel")).to_have_css("opacity", "1")
         assert (pixel(page, *left), pixel(page, *right)) == (list(COLORS[2]), list(BLUE))  # the class is still off
     assert wait_until(lambda: not with_word(f"--port {port}"))
+
+
+@pytest.mark.triton
+def test_models_that_come_and_go_while_the_page_is_open(page: Page, tmp_path: Path) -> None:
+    repository = tiny.write_tiny_release(tmp_path / "model_repository")
+    write_release(repository, 2)
+    port = free_port()
+    with serving(repository, "--reloadable", "--ui", "--ui-port", str(port)) as server:
+        server.wait_for("the page is at")
+        page.goto(f"http://127.0.0.1:{port}/")
+        state(page, "idle")
+        options = page.locator("#model option")
+        expect(options).to_have_text(["tiny"])
+        enter(repository, 2)
+        other = write_other_model(repository)
+        expect(options).to_have_text(["other", "tiny"], timeout=PATIENCE_MS)
+        expect(page.locator("#model")).to_have_value("tiny")  # what was chosen stays chosen
+
+        server.wait_for("tiny_segment: now tiny_r2_segment")
+        rgb = np.full((tiny.TILE_PX, tiny.TILE_PX, 3), BLUE, np.uint8)
+        drop(page, png_of(rgb))
+        state(page, "done")
+        expect(page.locator("#facts")).to_contain_text("tiny_r2_segment")  # the release of now
+
+        page.locator("#model").select_option("other")
+        state(page, "done")
+        expect(page.locator("#facts")).to_contain_text("other_r1_segment", timeout=PATIENCE_MS)
+        shutil.rmtree(repository / other)
+        expect(options).to_have_text(["tiny"], timeout=PATIENCE_MS)
+        expect(page.get_by_role("alert")).to_have_text("other is not served any more: tiny is chosen now.")
+
+
+def test_a_page_that_was_there_before_its_server_finds_it(page: Page) -> None:
+    server, port = WholeModel(), free_port()
+    server.port = free_port()
+    flags = ["--server", f"127.0.0.1:{server.port}", "--model", "painted", "--port", str(port), "--until-stdin-ends"]
+    with subprocess.Popen([sys.executable, "-m", "clients.ui", *flags], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert b"the page is at" in process.stdout.readline()
+        page.goto(f"http://127.0.0.1:{port}/")
+        state(page, "failed")
+        with server:
+            expect(page.locator("#model option")).to_have_text(["painted"], timeout=PATIENCE_MS)
+            state(page, "idle")
+            expect(page.get_by_role("alert")).to_be_hidden()
+        process.communicate()
 
 
 def test_heat_maps_scores_and_a_region_of_a_slide_by_mouse_and_keyboard(painted_page: tuple[Page, npt.NDArray[np.uint8]]) -> None:

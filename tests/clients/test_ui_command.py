@@ -1,7 +1,8 @@
-"""`python -m clients.ui` as a user or `histoserve serve --ui` starts it: flags, refusals, and how it ends."""
+"""`histoserve ui` as a user or `histoserve serve --ui` starts it: flags, refusals, and how it ends."""
 
 from __future__ import annotations
 
+import json
 import signal
 import socket
 import subprocess
@@ -17,6 +18,8 @@ import pytest
 from clients.ui.command import is_loopback, main
 from serving.port import free_port
 
+from .token_triton import TOKEN, WholeModelWithToken
+
 ROOT = Path(__file__).parents[2]
 AWAY = ("--server", "127.0.0.1:9")
 
@@ -24,7 +27,8 @@ AWAY = ("--server", "127.0.0.1:9")
 @contextmanager
 def running(port: int, *flags: str) -> Iterator[tuple[subprocess.Popen[str], IO[str], IO[str]]]:
     """The page as a process, up inside the block, with its standard input and output."""
-    command = [sys.executable, "-m", "clients.ui", *AWAY, "--port", str(port), *flags]
+    server = () if "--server" in flags else AWAY
+    command = [sys.executable, "-m", "clients.ui", *server, "--port", str(port), *flags]
     with subprocess.Popen(command, cwd=ROOT, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:
         assert process.stdin is not None
         assert process.stdout is not None
@@ -46,7 +50,11 @@ def message(capsys: pytest.CaptureFixture[str]) -> str:
         (["--address", "10.1.2.3"], "expected a loopback address"),
         (["--address", "localhost.evil.example"], "expected a loopback address"),
         (["--slides", "nowhere"], "--slides nowhere: expected a folder of slides"),
+        (["--server", "gpu"], '--server gpu: expected "host:port", several of them with commas between'),
         (["--port", "0"], "--port 0: expected 1…65535"),
+        (["--model", "a", "--repository", "."], "--model, --repository: expected one of them, got both"),
+        (["--repository", "nowhere"], "--repository nowhere: expected a model repository, found no such folder"),
+        (["--headers", "nowhere"], "--headers nowhere: expected a file of lines `name: value`, cannot read it"),
         (["--tls-ca", "nowhere.pem"], "--tls-ca nowhere.pem: expected a PEM file"),
     ],
 )
@@ -95,6 +103,28 @@ def test_it_ends_with_its_standard_input() -> None:
             assert b"<title>histoserve</title>" in page.read()
         stdin.close()
         assert process.wait(30) == 0
+
+
+def test_the_headers_of_the_file_are_sent(tmp_path: Path) -> None:
+    (tmp_path / "headers").write_text(f"authorization: {TOKEN}\n")
+    port = free_port()
+    with WholeModelWithToken() as server:
+        flags = ["--server", server.address, "--model", "painted", "--headers", str(tmp_path / "headers")]
+        with running(port, *flags) as (process, _, _), urllib.request.urlopen(f"http://127.0.0.1:{port}/api/models") as answer:
+            assert [model["name"] for model in json.load(answer)["models"]] == ["painted"]
+            assert TOKEN not in Path(f"/proc/{process.pid}/cmdline").read_text()
+
+
+def test_a_browser_that_leaves_while_it_sends_leaves_nothing_in_the_log() -> None:
+    port = free_port()
+    with running(port) as (process, _, stdout):
+        with socket.create_connection(("127.0.0.1", port)) as left:
+            left.sendall(f"POST /api/image?model=default HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nContent-Length: 99\r\n\r\nhalf".encode())
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/") as page:
+            assert page.status == 200
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(30) == 0
+        assert stdout.read() == ""
 
 
 def test_a_signal_ends_it_quietly() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import zlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -27,17 +27,25 @@ KINDS: tuple[Kind, ...] = ("segment", "cam")
 
 
 class WholeModel(FakeTriton):
-    """`painted_segment`, `painted_cam` and their slide models."""
+    """`painted_segment`, `painted_cam` and their slide models; of any other model in `models` too, under its name.
+
+    Attributes:
+        models: what it has entries of; may be changed at any time.
+        foreign: of these, models that are not ours.
+    """
 
     def __init__(self, kinds: tuple[Kind, ...] = KINDS, **changed: Any) -> None:
+        self.models = {"painted"}
+        self.foreign: set[str] = set()
         self.contracts: dict[str, Contract] = {kind: contract(kind, **changed) for kind in kinds}
         super().__init__(next(iter(self.contracts.values())))
 
     def ModelConfig(self, request: Any, context: grpc.ServicerContext) -> Any:
         kind = next((kind for kind in self.contracts if kind in request.name), None)
-        if kind is None or not request.name.startswith("painted"):
+        model = request.name.split("_")[0]
+        if kind is None or model not in self.models:
             context.abort(grpc.StatusCode.NOT_FOUND, f"Request for unknown model: '{request.name}' is not found")
-        self.parameters = self.contracts[str(kind)].to_parameters()
+        self.parameters = {} if model in self.foreign else self.contracts[str(kind)].to_parameters()
         request.name = "painted_segment"
         return super().ModelConfig(request, context)
 
@@ -51,10 +59,16 @@ class WholeModel(FakeTriton):
 
 
 @asynccontextmanager
-async def page_on(address: str, *, slides: Path | None = None) -> AsyncIterator[TestClient[Any, Any]]:
+async def page_on(
+    address: str,
+    *,
+    names: Callable[[], Sequence[str]] = lambda: ["painted_segment", "painted_cam"],
+    slides: Path | None = None,
+    headers: Mapping[str, str] | None = None,
+) -> AsyncIterator[TestClient[Any, Any]]:
     """A client of the page, which calls the server at `address`."""
     port = free_port()
-    models = Models(address, ["painted_segment", "painted_cam"], None, patience_s=0)
+    models = Models(address, names, headers=headers, patience_s=0)
     folder = None if slides is None else SlideFolder(slides)
     try:
         server = TestServer(make_app(models, folder, "127.0.0.1", port), host="127.0.0.1", port=port)

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import onnx
 import pytest
 
+from benchmarks.soak_load import callers_of, entries_of
 from clients.served_model import ServedModel
 from export.card import damaged_files
 from export.repository import digests_of, releases
 from export.tensorrt_rules import check_tensorrt
 from serving.embedded import EmbeddedTriton
 from serving.tasks import get_task
+from tests.serving.processes import wait_until
 
 from .conftest import ROOT, SLIDES, histoserve, needs_slides
 
@@ -26,8 +29,25 @@ CROPS = SLIDES.parent / "wsss4luad"
 @pytest.fixture(scope="module")
 def server() -> Iterator[EmbeddedTriton]:
     """Its start runs the canary of both frozen ensembles: the values are those of the export."""
-    with EmbeddedTriton(REPOSITORY, ["default_segment", "default_cam"]) as started:
+    with EmbeddedTriton(REPOSITORY, entries_of("default")) as started:
         yield started
+
+
+def test_each_way_in_gives_the_same_answer_again_beside_the_others(server: EmbeddedTriton) -> None:
+    stop = threading.Event()
+    callers = callers_of(server.address, "default", (1, 3), 0, stop)
+    for caller in callers:
+        caller.thread.start()
+    try:
+        assert wait_until(lambda: all(caller.answered >= 6 or caller.error for caller in callers), 120)
+    finally:
+        stop.set()
+        for caller in callers:
+            caller.thread.join()
+    assert [(caller.thread.name, caller.error, caller.wrong) for caller in callers] == [
+        (name, None, 0) for name in ("segment, slides", "cam, slides", "segment", "cam", "image files")
+    ]
+    assert all(caller.sent == caller.answered for caller in callers)
 
 
 @pytest.mark.parametrize("kind", ["segment", "cam"])

@@ -115,6 +115,46 @@ def test_its_errors_are_the_python_clients(package: Path, server: EmbeddedTriton
     assert [answer["error"] for answer in found] == ["FailedError", "TilesError", "ImageFileError", "MissingModelError", "DeadlineError"]
     assert "expected a Uint8Array of (n, 32, 32, 3), got 100 values" in found[1]["message"]
     assert "damaged or cut off" in found[2]["message"]
+    assert server.restarts == ()
     (away,) = call(package, f"127.0.0.1:{free_port()}", ("segment", tmp_path / "odd.bin", {}))
     assert away["error"] == "UnreachableError"
-    assert server.restarts == ()
+
+
+MISUSE = """\
+import { TileClient } from "./dist/index.js";
+const [address] = process.argv.slice(2);
+const tell = async (call) => {
+  try {
+    return `answered: ${JSON.stringify(await call())}`;
+  } catch (error) {
+    return `${error.name}: ${error.message}`;
+  }
+};
+const client = new TileClient(address, "tiny", { headers: { Authorization: "Bearer abc" } });
+console.log(JSON.stringify([
+  await tell(() => new TileClient(address, "tiny", { inFlight: 0 })),
+  await tell(() => new TileClient(address, "tiny", { patienceMs: NaN })),
+  await tell(() => new TileClient(address, "tiny", { protos: "/nowhere" })),
+  await tell(() => client.segment(undefined)),
+  await tell(() => client.segment(new Float32Array(32 * 32 * 3))),
+  await tell(() => client.segmentImage("tile.png")),
+  await tell(async () => (await client.contract()).tilePx),
+]));
+await client.close();
+"""
+
+
+def test_misuse_is_told_at_once(package: Path, server: EmbeddedTriton) -> None:
+    """No window without a place, in which a call would wait for good."""
+    (package / "misuse.mjs").write_text(MISUSE)
+    done = subprocess.run(["node", "misuse.mjs", server.address], cwd=package, capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == [
+        "RangeError: inFlight: expected an integer of at least 1, got 0",
+        "RangeError: patienceMs: expected 0 or more, got NaN",
+        "Error: protos: expected grpc_service.proto in /nowhere, found none: give the folder of histoserve's clients/protos as the option protos",
+        "TilesError: tiles: expected a Uint8Array of (n, 32, 32, 3), got a value of type undefined",
+        "TilesError: tiles: expected a Uint8Array of (n, 32, 32, 3), got a Float32Array",
+        "ImageFileError: file: expected the bytes of a file as a Uint8Array, got a value of type string",
+        "answered: 32",
+    ]

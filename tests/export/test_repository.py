@@ -76,6 +76,18 @@ def test_every_ensemble_carries_the_contract(tmp_path: Path, graphs: tuple[KindG
     assert outputs == ({LABELS, PROBABILITIES} if kind == "segment" else {LABELS, CAM, SCORES})
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_slide_model_has_the_network_compute_nothing_that_slides_do_not_ask_for(
+    tmp_path: Path, graphs: tuple[KindGraphs, ...], kind: Kind
+) -> None:
+    """Triton has a step compute its whole output map, whatever the request names."""
+    publish(tmp_path, "demo", draft(graphs))
+    slide = read_config(tmp_path / f"demo_r1_{kind}_slide")
+    assert isinstance(slide, EnsembleConfig)
+    wanted = {PROBABILITIES} if kind == "segment" else {CAM, SCORES}
+    assert {tensor.name for tensor in slide.outputs} == wanted == set(slide.steps[0].outputs)
+
+
 def test_the_servers_own_check_accepts_a_release(tmp_path: Path, graphs: tuple[KindGraphs, ...]) -> None:
     publish(tmp_path, "demo", draft(graphs))
     assert set(check_repository(tmp_path, entry_names(tmp_path))) == {*FIRST, "demo_segment", "demo_cam", "demo_segment_image"}

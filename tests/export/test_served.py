@@ -15,7 +15,7 @@ from export import reference
 from export.graphs import KindGraphs
 from export.repository import publish
 from serving.background import background_mask
-from serving.contract import CAM, LABELS, PROBABILITIES, SCORES, TILE
+from serving.contract import CAM, LABELS, PROBABILITIES, SCORES, SLIDE_OUTPUTS, TILE
 from serving.embedded import EmbeddedTriton
 from tests.export.networks import CAM_CELL_PX, DEMO, SEGMENT_CELL_PX, SmallClassifier, SmallSegmenter, draft, tissue_like
 
@@ -49,8 +49,13 @@ def test_the_served_release_says_what_torch_says(tmp_path: Path, graphs: tuple[K
                     served = infer(server.address, model, tiles, outputs)
                     for name in outputs:
                         assert_close(name, served[name], expected[name])
-        net = infer(server.address, "demo_r1_segment_slide", tiles, (LABELS, PROBABILITIES))
-        assert_close(PROBABILITIES, net[PROBABILITIES], reference.segment_outputs(logits, SEGMENT_CELL_PX)[PROBABILITIES])
+        of_slides = {
+            "demo_r1_segment_slide": reference.segment_outputs(logits, SEGMENT_CELL_PX),
+            "demo_r1_cam_slide": reference.cam_outputs(class_maps, cam_logits, CAM_CELL_PX),
+        }
+        for kind, (model, expected) in zip(SLIDE_OUTPUTS, of_slides.items(), strict=True):
+            for name, values in infer(server.address, model, tiles, SLIDE_OUTPUTS[kind]).items():
+                assert_close(name, values, expected[name])
 
 
 def assert_close(name: str, served: npt.NDArray[Any], expected: npt.NDArray[Any]) -> None:

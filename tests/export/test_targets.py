@@ -123,8 +123,8 @@ def test_a_target_changes_neither_tensors_nor_ensembles(target: Target, kind: Ki
 
 @pytest.mark.parametrize("kind", ["segment", "cam"])
 def test_the_default_target_is_what_the_shipped_release_has(kind: Kind) -> None:
-    contract = contract_of(read_config(DEFAULT_RELEASE / f"default_r2_{kind}"))
-    layout = kind_layout("default_r2", kind, contract.task, contract.method, contract.cell_px)
+    contract = contract_of(read_config(DEFAULT_RELEASE / f"default_r3_{kind}"))
+    layout = kind_layout("default_r3", kind, contract.task, contract.method, contract.cell_px)
     assert layout.net == read_config(DEFAULT_RELEASE / layout.net.name)
     assert layout.labels is not None
     assert layout.labels == read_config(DEFAULT_RELEASE / layout.labels.name)

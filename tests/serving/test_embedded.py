@@ -47,11 +47,17 @@ def test_each_subset_of_the_outputs(client: grpcclient.InferenceServerClient, mo
         np.testing.assert_array_equal(served[name], tiny.expected(tiles)[name])
 
 
+def test_the_slide_model_answers_the_network_alone(client: grpcclient.InferenceServerClient) -> None:
+    tiles = tiny.random_tiles(2, seed=2)
+    served = ask(client, tiny.SLIDE, tiles, (PROBABILITIES,))
+    np.testing.assert_array_equal(served[PROBABILITIES], tiny.net_probabilities(tiles))
+
+
 @pytest.mark.parametrize("outputs", [(LABELS, PROBABILITIES), (LABELS,), (PROBABILITIES,)], ids="+".join)
-def test_the_slide_model_answers_the_network_alone(client: grpcclient.InferenceServerClient, outputs: tuple[str, ...]) -> None:
+def test_the_network_itself_answers_each_subset(client: grpcclient.InferenceServerClient, outputs: tuple[str, ...]) -> None:
     tiles = tiny.random_tiles(2, seed=2)
     expected = {LABELS: tiny.net_labels(tiles), PROBABILITIES: tiny.net_probabilities(tiles)}
-    served = ask(client, tiny.SLIDE, tiles, outputs)
+    served = ask(client, tiny.NET, tiles, outputs)
     for name in outputs:
         np.testing.assert_array_equal(served[name], expected[name])
 

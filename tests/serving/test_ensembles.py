@@ -13,7 +13,7 @@ import tritonclient.grpc as grpcclient
 from tritonclient.utils import InferenceServerException
 
 from serving.canary import ask
-from serving.contract import LABELS, TILE
+from serving.contract import LABELS, PROBABILITIES, TILE
 from serving.embedded import EmbeddedTriton
 from serving.modelconfig import PYTHON_FILE, ModelConfig, read_config, write_config
 
@@ -79,10 +79,10 @@ def call_at_once(client: grpcclient.InferenceServerClient, model: str) -> list[A
         given = grpcclient.InferInput(TILE, list(tiles.shape), "UINT8")
         given.set_data_from_numpy(tiles)
         try:
-            labels: tiny.Tiles = client.infer(model, [given]).as_numpy(LABELS)
+            levels: tiny.Tiles = client.infer(model, [given]).as_numpy(PROBABILITIES)
         except InferenceServerException as error:
             return error
-        return labels
+        return levels
 
     with ThreadPoolExecutor(len(BATCHES)) as pool:
         return list(pool.map(call, BATCHES))
@@ -102,15 +102,15 @@ def test_a_full_queue_rejects_and_its_neighbors_are_answered(narrow: Path) -> No
     add_plain(narrow, tiny.SLIDE)
     with EmbeddedTriton(narrow, ["plain"]) as server, grpcclient.InferenceServerClient(server.address) as client:
         answers = call_at_once(client, "plain")
-        again = ask(client, "plain", BATCHES[0], (LABELS,))[LABELS]
+        again = ask(client, "plain", BATCHES[0], (PROBABILITIES,))[PROBABILITIES]
     rejected = [answer for answer in answers if isinstance(answer, InferenceServerException)]
     assert 0 < len(rejected) < len(BATCHES)
     assert {error.status() for error in rejected} == {"StatusCode.UNAVAILABLE"}
     assert all("Exceeds maximum queue size" in error.message() for error in rejected)
     for tiles, answer in zip(BATCHES, answers, strict=True):
         if not isinstance(answer, InferenceServerException):
-            np.testing.assert_array_equal(answer, tiny.net_labels(tiles))
-    np.testing.assert_array_equal(again, tiny.net_labels(BATCHES[0]))
+            np.testing.assert_array_equal(answer, tiny.net_probabilities(tiles))
+    np.testing.assert_array_equal(again, tiny.net_probabilities(BATCHES[0]))
 
 
 def test_a_limit_beside_another_step_does_not_end_the_server(narrow: Path) -> None:
@@ -118,5 +118,5 @@ def test_a_limit_beside_another_step_does_not_end_the_server(narrow: Path) -> No
     with EmbeddedTriton(narrow, [tiny.ENTRY]) as server, grpcclient.InferenceServerClient(server.address) as client:
         for tiles, answer in zip(BATCHES, call_at_once(client, tiny.ENTRY), strict=True):
             assert not isinstance(answer, InferenceServerException), answer
-            np.testing.assert_array_equal(answer, tiny.expected(tiles)[LABELS])
+            np.testing.assert_array_equal(answer, tiny.expected(tiles)[PROBABILITIES])
         server.require_running()

@@ -22,7 +22,7 @@ def ensemble(name: str) -> EnsembleConfig:
 def test_network_and_background_rule_start_together() -> None:
     assert starting_together(ensemble(tiny.RELEASE)) == {tiny.NET, tiny.RULE_STEP}
     assert starting_together(ensemble(tiny.SLIDE)) == set()
-    behind = dataclasses.replace(ensemble(tiny.RELEASE), steps=(Step("first", {"TILE": "TILE"}, {"X": "X"}), *ensemble(tiny.SLIDE).steps))
+    behind = dataclasses.replace(ensemble(tiny.SLIDE), steps=(Step("first", {"TILE": "TILE"}, {"X": "X"}), *ensemble(tiny.SLIDE).steps))
     assert starting_together(behind) == {"first", tiny.NET}
 
 

@@ -109,6 +109,11 @@ def test_the_command_of_a_plain_server() -> None:
     ]
 
 
+def test_the_command_of_a_server_that_follows_its_repository() -> None:
+    command = ui_command(UiOptions(ui=True), "127.0.0.1:8001", Path("model_repository"), Exposure())
+    assert command[-2:] == ["--repository", str(Path.cwd() / "model_repository")]
+
+
 def test_certificates_are_handed_on_where_they_name_the_address(tmp_path: Path) -> None:
     authority = trustme.CA()
     authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))

@@ -52,9 +52,9 @@ def configs() -> list[Config]:
         Step(RULE_STEP, {TILE: TILE}, {BACKGROUND: BACKGROUND}),
         Step(COMBINE, {"NET_PROBABILITIES": "NET_PROBABILITIES", BACKGROUND: BACKGROUND}, {LABELS: LABELS, PROBABILITIES: PROBABILITIES}),
     )
-    alone = (Step(NET, {TILE: TILE}, {LABELS: LABELS, PROBABILITIES: PROBABILITIES}),)
+    alone = (Step(NET, {TILE: TILE}, {PROBABILITIES: PROBABILITIES}),)
     release = EnsembleConfig(RELEASE, (_tile,), (_labels, _levels), steps, 64, parameters)
-    slide = EnsembleConfig(SLIDE, (_tile,), (_labels, _levels), alone, 64, parameters)
+    slide = EnsembleConfig(SLIDE, (_tile,), (_levels,), alone, 64, parameters)
     return [net, background, combine, release, slide, replaced(release, ENTRY)]
 
 

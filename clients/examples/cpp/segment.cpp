@@ -13,8 +13,15 @@
 #include "grpc_service.grpc.pb.h"
 
 int main(int count, char** arguments) {
-  if (count != 4) return 2;
+  if (count != 4) {
+    std::cerr << "usage: segment HOST:PORT MODEL FILE\n";
+    return 2;
+  }
   std::ifstream input(arguments[3], std::ios::binary);
+  if (!input) {
+    std::cerr << arguments[3] << ": expected an image file, cannot read it\n";
+    return 1;
+  }
   const std::string file{std::istreambuf_iterator<char>(input), {}};
   // KServe's BYTES: each element behind its length, lowest byte first.
   std::string element;
@@ -39,7 +46,7 @@ int main(int count, char** arguments) {
   inference::ModelInferResponse response;
   const grpc::Status status = stub->ModelInfer(&context, request, &response);
   if (!status.ok()) {  // the page's table of errors says what to do on each status
-    std::cerr << status.error_message() << "\n";
+    std::cerr << "status " << status.error_code() << ": " << status.error_message() << "\n";
     return 1;
   }
   std::map<int, std::size_t> pixels;

@@ -11,6 +11,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"log"
+	"math"
 	"os"
 
 	"example/inference"
@@ -20,12 +21,16 @@ import (
 )
 
 func main() {
+	if len(os.Args) != 4 {
+		log.Fatal("usage: go run . HOST:PORT MODEL FILE")
+	}
 	address, model, path := os.Args[1], os.Args[2], os.Args[3]
 	file, err := os.ReadFile(path)
 	if err != nil {
 		log.Fatal(err)
 	}
-	connection, err := grpc.NewClient(address, grpc.WithTransportCredentials(insecure.NewCredentials()))
+	connection, err := grpc.NewClient(address, grpc.WithTransportCredentials(insecure.NewCredentials()),
+		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(math.MaxInt32)))
 	if err != nil {
 		log.Fatal(err)
 	}

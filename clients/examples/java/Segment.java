@@ -12,6 +12,10 @@ import java.nio.file.Path;
 
 public final class Segment {
   public static void main(String[] arguments) throws Exception {
+    if (arguments.length != 3) {
+      System.err.println("usage: Segment HOST:PORT MODEL FILE");
+      System.exit(2);
+    }
     byte[] file = Files.readAllBytes(Path.of(arguments[2]));
     // KServe's BYTES: each element behind its length.
     ByteBuffer element = ByteBuffer.allocate(4 + file.length).order(ByteOrder.LITTLE_ENDIAN).putInt(file.length).put(file).flip();

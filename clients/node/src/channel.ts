@@ -1,5 +1,7 @@
 /** KServe v2 gRPC to one server, of the protos in clients/protos. Knows no model and no retry. */
 
+import { existsSync } from "node:fs";
+import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import * as grpc from "@grpc/grpc-js";
 import { loadSync } from "@grpc/proto-loader";
@@ -28,6 +30,7 @@ interface Stub extends grpc.Client {
   ModelInfer: Unary<object, InferResponse>;
 }
 
+const PROTO = "grpc_service.proto";
 const PROTOS = fileURLToPath(new URL("../../protos", import.meta.url));
 const OPTIONS = {
   "grpc.max_send_message_length": -1,
@@ -42,7 +45,10 @@ export class Channel {
   readonly #metadata = new grpc.Metadata();
 
   constructor(address: string, credentials: grpc.ChannelCredentials, headers: Readonly<Record<string, string>>, protos = PROTOS) {
-    const loaded = loadSync("grpc_service.proto", { includeDirs: [protos], keepCase: true, longs: String, enums: String, defaults: true });
+    if (!existsSync(join(protos, PROTO))) {
+      throw new Error(`protos: expected ${PROTO} in ${protos}, found none: give the folder of histoserve's clients/protos as the option protos`);
+    }
+    const loaded = loadSync(PROTO, { includeDirs: [protos], keepCase: true, longs: String, enums: String, defaults: true });
     const packages = grpc.loadPackageDefinition(loaded) as unknown as { inference: { GRPCInferenceService: grpc.ServiceClientConstructor } };
     this.#stub = new packages.inference.GRPCInferenceService(address, credentials, OPTIONS) as unknown as Stub;
     for (const [name, value] of Object.entries(headers)) this.#metadata.set(name, value);

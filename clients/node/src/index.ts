@@ -3,7 +3,7 @@
 import * as grpc from "@grpc/grpc-js";
 import { Channel, type Tensor } from "./channel.js";
 import { parseContract, type Contract, type Kind } from "./contract.js";
-import { CallError, ClosedError, DeadlineError, MismatchError, TilesError, TransientError, translate } from "./errors.js";
+import { CallError, ClosedError, DeadlineError, ImageFileError, MismatchError, TilesError, TransientError, translate } from "./errors.js";
 
 export * from "./errors.js";
 export type { Contract, Kind, TissueClass } from "./contract.js";
@@ -58,8 +58,11 @@ export class TileClient {
   #isClosed = false;
 
   constructor(readonly address: string, readonly model: string, options: Options = {}) {
-    this.#places = this.#free = options.inFlight ?? 4;
-    this.#patienceMs = options.patienceMs ?? 60_000;
+    const { inFlight = 4, patienceMs = 60_000 } = options;
+    if (!Number.isInteger(inFlight) || inFlight < 1) throw new RangeError(`inFlight: expected an integer of at least 1, got ${inFlight}`);
+    if (!(patienceMs >= 0)) throw new RangeError(`patienceMs: expected 0 or more, got ${patienceMs}`);
+    this.#places = this.#free = inFlight;
+    this.#patienceMs = patienceMs;
     this.#channel = new Channel(address, options.credentials ?? grpc.credentials.createInsecure(), options.headers ?? {}, options.protos);
   }
 
@@ -97,7 +100,7 @@ export class TileClient {
     const side = contract.tilePx;
     const size = side * side * 3;
     if (!(tiles instanceof Uint8Array) || tiles.length % size !== 0) {
-      throw new TilesError(`tiles: expected a Uint8Array of (n, ${side}, ${side}, 3), got ${tiles.length} values`);
+      throw new TilesError(`tiles: expected a Uint8Array of (n, ${side}, ${side}, 3), got ${given(tiles)}`);
     }
     const requests: Promise<Map<string, Tensor>>[] = [];
     for (let start = 0; start < tiles.length; start += size * contract.maxBatch) {
@@ -111,6 +114,7 @@ export class TileClient {
   async #file(file: Uint8Array): Promise<Map<string, Tensor>> {
     const name = `${this.model}_segment_image`;
     const contract = await this.#contract(name);
+    if (!(file instanceof Uint8Array)) throw new ImageFileError(`file: expected the bytes of a file as a Uint8Array, got ${given(file)}`);
     const data = Buffer.alloc(4 + file.length); // KServe's BYTES: each element behind its length
     data.writeUInt32LE(file.length, 0);
     data.set(file, 4);
@@ -176,6 +180,12 @@ async function within<Answer>(answer: Promise<Answer>, deadlineMs: number | unde
   } finally {
     clearTimeout(timer);
   }
+}
+
+/** For a message: callers in JavaScript hand over anything. */
+function given(value: unknown): string {
+  if (value instanceof Uint8Array) return `${value.length} values`;
+  return typeof value === "object" && value !== null ? `a ${value.constructor.name}` : `a value of type ${typeof value}`;
 }
 
 function checkOutput(model: string, tensor: Tensor | undefined, name: string, count: number, contract: Contract): void {

@@ -5,6 +5,7 @@ import { Panel } from "./panel.js";
 import { SlideMap } from "./slides.js";
 import { drawRamp, View } from "./view.js";
 
+const LOOK_MS = 5000; // between two looks at which models there are
 const find = (selector) => document.querySelector(selector);
 const state = { models: [], source: null, result: null, asked: 0 };
 
@@ -173,19 +174,37 @@ function listen() {
   });
 }
 
+/** The list of models as it is now; what is chosen stays chosen while it is served. */
+function offer({ models, server, has_slides: hasFolder, max_px: maxPx }) {
+  const before = model()?.name, wasEmpty = !state.models.length;
+  const names = models.map(({ name }) => name);
+  if (names.join() !== state.models.map(({ name }) => name).join()) find("#model").replaceChildren(...names.map((name) => new Option(name)));
+  Object.assign(state, { models, server });
+  find("#sources").hidden = !hasFolder;
+  find("#limit").textContent = `up to ${Math.round(maxPx / 1e6)} megapixels; larger images are slides`;
+  if (names.includes(before)) find("#model").value = before;
+  tellModel();
+  measure();
+  if (before && !names.includes(before)) setState("failed", `${before} is not served any more: ${names[0]} is chosen now.`);
+  else if (wasEmpty) setState("idle"); // the server is there at last
+}
+
+/** Models come and go while the page is open. Where nobody answers, the list stays: the next question to a model tells the reason. */
+async function lookAgain() {
+  if (!document.hidden && document.body.dataset.state !== "busy") {
+    const told = await calls.models().catch(() => null);
+    if (told && document.body.dataset.state !== "busy") offer(told);
+  }
+  setTimeout(lookAgain, LOOK_MS);
+}
+
 async function start() {
   drawRamp(find("#ramp"));
   listen();
   setInterval(tellElapsed, 500);
-  await attempt(async () => {
-    const told = await calls.models();
-    Object.assign(state, { models: told.models, server: told.server });
-    find("#model").replaceChildren(...told.models.map(({ name }) => new Option(name)));
-    find("#sources").hidden = !told.has_slides;
-    find("#limit").textContent = `up to ${Math.round(told.max_px / 1e6)} megapixels; larger images are slides`;
-    tellModel();
-  });
+  await attempt(async () => offer(await calls.models()));
   if (document.body.dataset.state === "done") setState("idle");
+  setTimeout(lookAgain, LOOK_MS);
 }
 
 start();

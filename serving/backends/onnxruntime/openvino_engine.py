@@ -1,4 +1,4 @@
-"""One ONNX file in OpenVINO on the CPU, in float32, compiled per set of wanted outputs. Knows no Triton."""
+"""One ONNX graph in OpenVINO on the CPU, in float32, compiled per set of wanted outputs. Knows no Triton."""
 
 import os
 import sys
@@ -42,12 +42,12 @@ class OpenVinoEngine:
     label = "OpenVINO"
     version = ov.__version__
 
-    def __init__(self, path, choice):
-        self.path = path
+    def __init__(self, graph, choice):
+        self.graph = graph  # a path, or what is in the file
         self.threads = choice.threads
         cores = len(os.sched_getaffinity(0))
         self.streams = min(MAX_STREAMS, choice.threads or cores, cores)
-        model = CORE.read_model(path)
+        model = CORE.read_model(graph)
         self.inputs = {port.get_any_name() for port in model.inputs}
         self.outputs = frozenset(port.get_any_name() for port in model.outputs)
         self.requests = {}  # (set of outputs, streams) → one request a stream
@@ -74,7 +74,7 @@ class OpenVinoEngine:
         return names, streams
 
     def compile(self, names, streams):
-        model = CORE.read_model(self.path)
+        model = CORE.read_model(self.graph)
         wanted = [result for result in model.get_results() if result.output(0).get_any_name() in names]
         part = ov.Model(wanted, model.get_parameters(), model.get_friendly_name())
         return CORE.compile_model(part, "CPU", settings(self.threads, streams))

@@ -1,4 +1,4 @@
-"""One ONNX file in ONNX Runtime on the CPU. Knows no Triton."""
+"""One ONNX graph in ONNX Runtime on the CPU. Knows no Triton."""
 
 import numpy as np
 import onnxruntime as ort
@@ -21,8 +21,8 @@ class RuntimeEngine:
     label = "ONNX Runtime"
     version = ort.__version__
 
-    def __init__(self, path, choice):
-        self.session = ort.InferenceSession(path, session_options(choice), providers=["CPUExecutionProvider"])
+    def __init__(self, graph, choice):
+        self.session = ort.InferenceSession(graph, session_options(choice), providers=["CPUExecutionProvider"])
         self.inputs = {node.name for node in self.session.get_inputs()}
         self.outputs = {node.name for node in self.session.get_outputs()}
 

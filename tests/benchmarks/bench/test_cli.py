@@ -15,7 +15,9 @@ import pytest
 
 from benchmarks.bench import cli
 from benchmarks.bench.command_line import command_of, settings_of
+from benchmarks.bench.peers_cli import Flags as PeersFlags
 from benchmarks.bench.server_cli import Flags, as_line
+from benchmarks.bench.slide_cli import Flags as SlideFlags
 
 from .result_contents import load_point
 
@@ -105,6 +107,9 @@ def test_a_result_names_the_command_that_makes_it_again() -> None:
     flags = Flags("demo", output=Path("o.json"), concurrency=(1, 2), slo_ms=50.0, fresh=True)
     assert command_of("server", flags) == "histoserve bench server demo --output o.json --concurrency 1 2 --slo-ms 50.0"
     assert command_of("server", Flags()) == "histoserve bench server default"
+    slides = SlideFlags((Path("a b.svs"), Path("c.svs")), large=True, overlaps=(0.5,))
+    assert command_of("slide", slides, "slides") == "histoserve bench slide 'a b.svs' c.svs --large --overlaps 0.5"
+    assert command_of("peers", PeersFlags(Path("s.tiff"), rounds=2)) == "histoserve bench peers --slide s.tiff --rounds 2"
     settings = settings_of(flags)
     assert {"output", "fresh"}.isdisjoint(settings)
     assert settings["repository"] == "model_repository"

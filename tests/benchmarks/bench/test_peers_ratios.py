@@ -49,6 +49,14 @@ def test_memory_is_better_when_it_is_less() -> None:
     assert verdict(RATIOS["memory_over_tiatoolbox"], 0.2) == "met"
 
 
+def test_int8_is_held_against_tiatoolbox_in_the_rounds_in_which_its_gate_let_it_run() -> None:
+    runs = by_peer([*_points("served-int8", None, 32.0), *_points("tiatoolbox", 10.0, 20.0), *_points("served", 20.0, 25.0)])
+    found = ratios_of(runs)
+    assert (found["int8_over_tiatoolbox"], found["int8_over_served"]) == (1.6, 1.28)
+    assert verdict(RATIOS["int8_over_tiatoolbox"], 1.6) == "met"
+    assert verdict(RATIOS["int8_over_tiatoolbox"], 1.59) == "missed"
+
+
 def test_cpu_is_what_the_other_needs_over_what_we_need() -> None:
     points = [{"peer": peer, "round": 0, "cpu_s_per_1000_tiles": cpu_s} for peer, cpu_s in (("served", 150.0), ("tiatoolbox", 450.0))]
     assert ratios_of(by_peer(points))["cpu_of_tiatoolbox"] == 3.0

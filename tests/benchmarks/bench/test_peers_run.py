@@ -72,7 +72,7 @@ def test_a_peer_that_prints_something_else_is_told(tmp_path: Path) -> None:
 
 
 def test_a_peer_that_cannot_be_installed_is_told(tmp_path: Path) -> None:
-    def refuse(folder: Path) -> None:
+    def refuse(task: Task) -> dict[str, Any]:
         raise PeerMissing("TIAToolbox: no network here")
 
     point = measure_peer("mine", replace(_script("print(1)"), prepare=refuse), 0, _setup(tmp_path))
