@@ -16,7 +16,7 @@ from clients.served_model import ServedModel
 from export import reference
 from serving.background import background_mask
 from serving.canary import ask
-from serving.contract import CAM, LABELS, PROBABILITIES, SCORES, TILE
+from serving.contract import CAM, LABELS, PROBABILITIES, SCORES, SLIDE_OUTPUTS, TILE, Kind
 from serving.embedded import EmbeddedTriton
 from tests.clients.painted import write_slide
 from training.checkpoint import Checkpoint, load
@@ -81,14 +81,17 @@ def assert_agree(first: reference.Outputs, second: reference.Outputs) -> None:
 
 @pytest.mark.parametrize("kind", ["segment", "cam"])
 def test_torch_onnx_and_served_agree(
-    whole_way: WholeWay, checkpoint: Checkpoint, server: EmbeddedTriton, tiles: np.ndarray, kind: str
+    whole_way: WholeWay, checkpoint: Checkpoint, server: EmbeddedTriton, tiles: np.ndarray, kind: Kind
 ) -> None:
     torch_net, onnx_net = by_torch(checkpoint, kind, tiles), by_onnx(whole_way.repository, kind, tiles)
     assert_agree(torch_net, onnx_net)
     with grpcclient.InferenceServerClient(server.address) as client:
-        served_net = ask(client, f"demo_r1_{kind}_slide", tiles, OUTPUTS[kind])
+        served_net = ask(client, f"demo_r1_{kind}_net", tiles, OUTPUTS[kind])
+        of_slides = ask(client, f"demo_r1_{kind}_slide", tiles, SLIDE_OUTPUTS[kind])
         served = ask(client, f"demo_{kind}", tiles, OUTPUTS[kind])
     assert_agree(torch_net, served_net)
+    for name, values in of_slides.items():
+        np.testing.assert_array_equal(values, served_net[name])
     assert_agree(with_background(checkpoint, kind, torch_net, tiles), served)
     assert len(np.unique(served[LABELS])) >= 4  # all of one class would agree with anything
 

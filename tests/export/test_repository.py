@@ -59,7 +59,7 @@ def test_a_release_is_the_models_of_the_design(tmp_path: Path, graphs: tuple[Kin
         if isinstance(config, EnsembleConfig):
             assert (tmp_path / name / "1" / ".gitkeep").is_file()
         else:
-            assert config.queue_delay_us == (2000 if name.endswith("_net") else 0)
+            assert config.queue_delay_us == (500 if name.endswith("_net") else 0)
             assert config.max_queue_size == (None if name.endswith("_labels") else 128)
             assert config.parameters.get("histoserve_engine") == ("onnxruntime" if name.endswith("_labels") else None)
 

@@ -131,7 +131,7 @@ def test_two_servers_and_what_they_took(tmp_path: Path) -> None:
     for point in (one, two):
         assert point["server_cpu_s"] > 0
         assert point["cpu_ms_per_tile"]["server"] == pytest.approx(1e3 * point["server_cpu_s"] / point["tissue_tiles"], abs=0.01)
-        assert [step["model"] for step in point["steps"] if step["kind"] == "step"] == ["default_r2_segment_net"]
+        assert [step["model"] for step in point["steps"] if step["kind"] == "step"] == ["default_r3_segment_net"]
     assert result["ratios"]["instances_2_over_1"] == round(two["sent_tiles_per_s"] / one["sent_tiles_per_s"], 4)
     assert "--grow-px 1024" in result["command"]
     assert not list((tmp_path / "slides").iterdir())
