@@ -32,8 +32,8 @@ def server() -> Iterator[EmbeddedTriton]:
 
 @pytest.fixture(scope="module")
 def slide(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Six strips."""
-    return write_slide(tmp_path_factory.mktemp("slide") / "s.tiff", picture(5300, 420), 1.0)
+    """Six strips, wide enough that much is left when one is seen to be done."""
+    return write_slide(tmp_path_factory.mktemp("slide") / "s.tiff", picture(5300, 1200), 1.0)
 
 
 @pytest.fixture(scope="module")
