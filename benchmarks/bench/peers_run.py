@@ -49,7 +49,8 @@ def measure_peer(name: str, peer: Peer, number: int, setup: Setup) -> dict[str, 
     """One run as a point; one that fails holds the reason under "failed"."""
     is_null = name.endswith("-null")
     slide = setup.null_slide if is_null else setup.slide
-    task = Task(slide, setup.networks, setup.folder, setup.folder / "runs" / name, setup.int8_max_miou_loss)
+    # By the slide: a reference's mask that an earlier run left of another slide is nothing to agree with.
+    task = Task(slide, setup.networks, setup.folder, setup.folder / "runs" / slide.stem / name, setup.int8_max_miou_loss)
     try:
         made = peer.prepare(task)
         empty(task.output)

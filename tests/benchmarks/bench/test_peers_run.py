@@ -43,9 +43,10 @@ def test_a_run_becomes_a_point(tmp_path: Path) -> None:
         "time.sleep(1); "  # until its memory was looked at, which happens ten times a second
         'print(\'{"tiles": 40, "work_s": 8.0, "load_s": 1.0}\')'
     )
-    reference = tmp_path / "runs" / "openslide-torch"
-    reference.mkdir(parents=True)
-    np.save(reference / "labels.npy", np.array([[1, 3]], np.uint8))
+    for slide, labels in (("a", [[1, 3]]), ("other", [[3, 3]])):  # what an earlier run left of another slide is no reference
+        reference = tmp_path / "runs" / slide / "openslide-torch"
+        reference.mkdir(parents=True)
+        np.save(reference / "labels.npy", np.array(labels, np.uint8))
     point = measure_peer("mine", _script(source), 2, _setup(tmp_path))
     assert {name: point[name] for name in ("peer", "round", "slide", "tiles", "work_s", "tiles_per_s", "agreement", "compared")} == {
         "peer": "mine",
