@@ -10,7 +10,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -39,15 +39,13 @@ from training.errors import TrainingError
 from training.segmenter import Segmenter, SegmenterConfig
 
 from .errors import BenchmarkError, EvaluationError
+from .slide_tiles import is_tissue, spread
 from .truth_images import read_images
 
 import timm  # isort: skip  # after training, which mends torchvision for it
 
 PROGRAM = "python -m benchmarks.export_precision"
 Pixels = npt.NDArray[np.uint8]
-T = TypeVar("T")
-_MIN_TISSUE = 0.5  # of a slide's tile; the rest is glass
-_GLASS_GRAY = 220
 _FPN_WIDTH = 128
 
 
@@ -172,9 +170,9 @@ def _cut(config: PrecisionConfig, task: TissueTask, tile_px: int) -> MeasuredTil
             halves[index % 2].append((image.rgb[rows, columns], image.truth[rows, columns]))
     if not all(halves):
         raise EvaluationError(f"{config.data}: expected at least two images of {tile_px}×{tile_px} px or more, got fewer")
-    calibration, measured = (_spread(half, config.tiles) for half in halves)
+    calibration, measured = (spread(half, config.tiles) for half in halves)
     slides = [tile for path in config.slides for tile in _slide_tiles(path, tile_px, task.mpp)]
-    of_slides = np.stack(_spread(slides, config.tiles)) if slides else np.empty((0, tile_px, tile_px, 3), np.uint8)
+    of_slides = np.stack(spread(slides, config.tiles)) if slides else np.empty((0, tile_px, tile_px, 3), np.uint8)
     tiles, truths = (np.stack(part) for part in zip(*measured, strict=True))
     return MeasuredTiles(np.stack([tile for tile, _ in calibration]), tiles, truths, of_slides)
 
@@ -186,7 +184,7 @@ def _slide_tiles(path: Path, tile_px: int, mpp: float) -> list[Pixels]:
             raise EvaluationError(f"{path}: expected a slide that says its scale (mpp), got one without: leave it out")
         side = round(tile_px * mpp / slide.mpp[0])
         read = (slide.read(0, columns.start, rows.start, side, side) for rows, columns in _windows((slide.height_l0, slide.width_l0), side))
-        tissue = [rgb for rgb in read if (rgb.mean(axis=2) < _GLASS_GRAY).mean() >= _MIN_TISSUE]
+        tissue = [rgb for rgb in read if is_tissue(rgb)]
     return [np.asarray(Image.fromarray(rgb).resize((tile_px, tile_px), Image.Resampling.BOX)) for rgb in tissue]
 
 
@@ -194,11 +192,6 @@ def _windows(shape: Sequence[int], side: int) -> Iterator[tuple[slice, slice]]:
     for top in range(0, shape[0] - side + 1, side):
         for left in range(0, shape[1] - side + 1, side):
             yield slice(top, top + side), slice(left, left + side)
-
-
-def _spread(items: Sequence[T], count: int) -> list[T]:
-    chosen = np.linspace(0, len(items) - 1, min(count, len(items))).round().astype(int)
-    return [items[index] for index in chosen.tolist()]
 
 
 def as_table(rows: Sequence[Row]) -> Table:

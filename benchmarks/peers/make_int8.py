@@ -27,7 +27,7 @@ from serving.check import VERSION, check_repository
 from serving.contract import Contract
 from serving.modelconfig import ONNX_FILE, contract_of
 
-from .slide_tiles import cut_halves
+from ..slide_tiles import cut_halves
 
 FP32, INT8 = "peers", "peersint8"  # names of the models in their repositories
 NOTES_FILE = "int8.json"

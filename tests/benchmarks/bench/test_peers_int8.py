@@ -18,8 +18,8 @@ from benchmarks.bench.peers_run import Setup, measure_peer
 from benchmarks.bench.peers_table import PEERS, Server, Task
 from benchmarks.bench.report_sections import section_of
 from benchmarks.peers.make_int8 import Int8Config, make
-from benchmarks.peers.slide_tiles import cut_halves, is_tissue
 from benchmarks.repeated_slide import write_repeated
+from benchmarks.slide_tiles import cut_halves, is_tissue
 from export.canary import canary_tiles
 from export.graphs import KindGraphs
 from export.release import Draft

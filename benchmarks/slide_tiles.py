@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from clients.slide import Slide, open_slide
 
+T = TypeVar("T")
 Tiles = npt.NDArray[np.uint8]  # (n, side, side, 3)
 _MIN_TISSUE = 0.5  # of a tile; the rest is glass
 _GLASS_GRAY = 220
@@ -31,7 +33,7 @@ def cut_halves(path: Path, side_px: int, count: int) -> tuple[Tiles, Tiles]:
     """
     with open_slide(path) as slide:
         tissue = [tile for tile in _read_spread(slide, side_px, _LOOKED_AT * count) if is_tissue(tile)]
-    return tuple(_stacked(tissue[first::2][:count], side_px) for first in (0, 1))  # type: ignore[return-value]  # of two
+    return _stacked(tissue[::2][:count], side_px), _stacked(tissue[1::2][:count], side_px)
 
 
 def is_tissue(tile: npt.NDArray[np.uint8]) -> bool:
@@ -45,13 +47,14 @@ def _read_spread(slide: Slide, side_px: int, most: int) -> Iterator[npt.NDArray[
         for y_l0 in range(0, slide.height_l0 - side_px + 1, side_px)
         for x_l0 in range(0, slide.width_l0 - side_px + 1, side_px)
     ]
-    for x_l0, y_l0 in _spread(corners, most):
+    for x_l0, y_l0 in spread(corners, most):
         yield slide.read(0, x_l0, y_l0, side_px, side_px)
 
 
-def _spread(corners: Sequence[tuple[int, int]], most: int) -> list[tuple[int, int]]:
-    chosen = np.linspace(0, len(corners) - 1, min(most, len(corners))).round().astype(int)
-    return [corners[index] for index in chosen.tolist()]
+def spread(items: Sequence[T], most: int) -> list[T]:
+    """At most so many, evenly from the first to the last."""
+    chosen = np.linspace(0, len(items) - 1, min(most, len(items))).round().astype(int)
+    return [items[index] for index in chosen.tolist()]
 
 
 def _stacked(tiles: Sequence[npt.NDArray[np.uint8]], side_px: int) -> Tiles:
